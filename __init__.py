@@ -1,0 +1,58 @@
+"""Weighbridge: compare the weights of neural-network checkpoints, tensor by tensor, at the speed of memory."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .engine.checkpoint import Checkpoint, TensorRef
+    from .engine.compare import compare, inspect, match
+    from .engine.errors import WeighbridgeError
+    from .engine.formats import open_checkpoint
+    from .engine.matching import Ledger, LedgerRow
+    from .engine.table import Comparison, Inspection, Row
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Checkpoint",
+    "Comparison",
+    "Inspection",
+    "Ledger",
+    "LedgerRow",
+    "Row",
+    "TensorRef",
+    "WeighbridgeError",
+    "compare",
+    "inspect",
+    "match",
+    "open_checkpoint",
+]
+
+# Each name is imported when it is first asked for: `weighbridge --help` must not wait for numpy.
+_HOMES = {
+    "Checkpoint": "checkpoint",
+    "Comparison": "table",
+    "Inspection": "table",
+    "Ledger": "matching",
+    "LedgerRow": "matching",
+    "Row": "table",
+    "TensorRef": "checkpoint",
+    "WeighbridgeError": "errors",
+    "compare": "compare",
+    "inspect": "compare",
+    "match": "compare",
+    "open_checkpoint": "formats",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    found = getattr(import_module(f".engine.{_HOMES[name]}", __name__), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

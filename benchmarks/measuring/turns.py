@@ -1,0 +1,56 @@
+"""Timing several things in turn, so that whatever slows the machine down slows all of them."""
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of every round, by what was timed; the subject is the first."""
+
+    seconds: Mapping[str, Sequence[float]]
+
+    def median(self, name: str) -> float:
+        return median(self.seconds[name])
+
+    def ratio(self, name: str) -> float:
+        """The subject's median over that of `name`: below 1, the subject is faster."""
+        return self.median(next(iter(self.seconds))) / self.median(name)
+
+
+def in_turn(benchmark: Any, runs: Mapping[str, Callable[[], object]], rounds: int = 7) -> Times:
+    """Runs everything once untimed, then `rounds` times in turn; pytest-benchmark itself times the first, the subject.
+
+    A run that returns a float has timed a part of itself: that is taken in place of its wall time (not so for the
+    subject).
+    """
+    (subject, subject_run), *others = runs.items()
+    for run in runs.values():
+        run()
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+
+    def time_others() -> None:
+        for name, run in others:
+            started = time.perf_counter()
+            answer = run()
+            wall = time.perf_counter() - started
+            seconds[name].append(answer if isinstance(answer, float) else wall)
+
+    benchmark.pedantic(subject_run, setup=time_others, rounds=rounds, iterations=1)
+    seconds[subject] = list(benchmark.stats.stats.data)
+    return Times(seconds)
+
+
+def command(*arguments: object, **environment: str) -> Callable[[], None]:
+    """A whole process as something to time; its output is thrown away, and a failure is an error."""
+    line = [str(argument) for argument in arguments]
+
+    def run() -> None:
+        subprocess.run(line, check=True, stdout=subprocess.DEVNULL, env={**os.environ, **environment})
+
+    return run

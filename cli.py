@@ -1,0 +1,362 @@
+"""The command line: arguments -> one engine call -> printing.
+
+Only typer and the errors are imported here; each command imports what it needs, so that `--help` and `--version` cost
+no more than typer itself.
+"""
+
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from . import __version__
+from .engine.errors import OptionError, WeighbridgeError
+
+__all__ = ["app", "main"]
+
+HELD, TROUBLE, INTERRUPTED = 1, 2, 130
+
+app = typer.Typer(
+    name="weighbridge",
+    help="Compare the weights of neural-network checkpoints, tensor by tensor. "
+    "A checkpoint is a safetensors file, a PyTorch pickle, a folder of either, or a Hugging Face hub id.",
+    epilog="Exit status: 0 done, 1 a --fail-if condition held, 2 trouble (one sentence on stderr).",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,  # help as plain text: importing rich takes longer than everything else in --help
+    pretty_exceptions_enable=False,
+)
+
+
+class By(StrEnum):
+    kind = "kind"
+    layer = "layer"
+    tensor = "tensor"
+
+
+class Rows(StrEnum):
+    overlap = "overlap"
+    strict = "strict"
+
+
+class Io(StrEnum):
+    auto = "auto"
+    map = "map"
+    pread = "pread"
+
+
+class Format(StrEnum):
+    table = "table"
+    json = "json"
+    csv = "csv"
+    tsv = "tsv"
+    markdown = "markdown"
+
+
+class CompareFormat(StrEnum):
+    table = "table"
+    notebook = "notebook"
+    json = "json"
+    csv = "csv"
+    tsv = "tsv"
+    markdown = "markdown"
+
+
+RulesOption = Annotated[
+    str,
+    typer.Option(help="auto: chosen from names and configs; none: names as they stand; or a list: volta,legacy."),
+]
+MapOption = Annotated[
+    list[str] | None,
+    typer.Option("--map", metavar="REGEX=>REPLACEMENT", help="A renaming of your own; repeatable."),
+]
+RulesFileOption = Annotated[Path | None, typer.Option(help="Renamings of your own, as TOML.")]
+IncludeOption = Annotated[
+    list[str] | None, typer.Option(metavar="GLOB", help="Compare only tensors whose name matches; repeatable.")
+]
+ExcludeOption = Annotated[
+    list[str] | None, typer.Option(metavar="GLOB", help="Leave out tensors whose name matches; repeatable.")
+]
+RowsOption = Annotated[
+    Rows, typer.Option(help="Embeddings of different length: compare the rows that both have, or none of them.")
+]
+ThreadsOption = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Threads; all cores by default. Results do not depend on it.")
+]
+IoOption = Annotated[
+    Io, typer.Option(help="How bytes are read: memory maps, pread into buffers, or whichever suits the file system.")
+]
+OutputOption = Annotated[
+    Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write there, whole or not at all.")
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", "--no-progress", help="No progress on stderr.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"weighbridge {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _complain(text: object) -> None:
+    from .engine.report.text import plain
+
+    if sys.stderr is not None:
+        lines = "\n".join(plain(line) for line in str(text).split("\n"))
+        encoding = sys.stderr.encoding or "utf-8"
+        print(lines.encode(encoding, "backslashreplace").decode(encoding), file=sys.stderr, flush=True)
+
+
+def _error(error: WeighbridgeError) -> None:
+    # One line, whatever a name in the sentence holds.
+    _complain(f"weighbridge: error: {error!s}".replace("\n", "\\n"))
+
+
+def _command(body: Callable[..., int | None]) -> Callable[..., None]:
+    """A command of the app: its errors become one sentence and exit 2, Ctrl-C becomes exit 130."""
+
+    @wraps(body)
+    def command(*args: Any, **kwargs: Any) -> None:
+        try:
+            code = body(*args, **kwargs) or 0
+        except WeighbridgeError as error:
+            _error(error)
+            code = TROUBLE
+        except KeyboardInterrupt:
+            code = INTERRUPTED
+        raise typer.Exit(code)
+
+    app.command()(command)
+    return command
+
+
+@_command
+def compare(
+    base: Annotated[str, typer.Argument(metavar="BASE", help="The checkpoint compared against.")],
+    others: Annotated[list[str], typer.Argument(metavar="OTHER", help="The checkpoints under study.")],
+    rules: RulesOption = "auto",
+    map: MapOption = None,
+    rules_file: RulesFileOption = None,
+    include: IncludeOption = None,
+    exclude: ExcludeOption = None,
+    rows: RowsOption = Rows.overlap,
+    threads: ThreadsOption = None,
+    io: IoOption = Io.auto,
+    by: Annotated[
+        By | None, typer.Option(help="What a line stands for; by default a kind, in csv and tsv a tensor.")
+    ] = None,
+    sort: Annotated[
+        str | None,
+        typer.Option(metavar="METRIC", help="Order by this metric, most changed first; relative_delta by default."),
+    ] = None,
+    top: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="How many tensors to show, 0 for all; by default 10 in table and markdown."),
+    ] = None,
+    metrics: Annotated[
+        str | None, typer.Option(metavar="A,B,C", help="The metrics to show; all of them in csv, tsv and json.")
+    ] = None,
+    format: Annotated[CompareFormat, typer.Option(help="How to print it.")] = CompareFormat.table,
+    output: OutputOption = None,
+    fail_if: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CONDITION",
+            help="Exit 1 if it holds, as in 'max_delta > 1e-6', 'layer_norm_bias.delta > 0.01' or 'only_in_base > 0'; "
+            "repeatable. NaN makes it hold.",
+        ),
+    ] = None,
+    quiet: QuietOption = False,
+) -> int:
+    """Compare one or more checkpoints with a base."""
+    from .engine import gate
+    from .engine.report.sink import ComparisonSink, Output
+    from .engine.report.view import View
+
+    # Everything that a typing mistake can spoil is found out before the first byte is read.
+    conditions = [gate.parse(text) for text in fail_if or ()]
+    view = View.checked(by.value if by else None, sort, top, metrics)
+    if format is CompareFormat.notebook and view != View():
+        raise OptionError("--format notebook is fixed; leave out --by, --sort, --top and --metrics.")
+    sink = ComparisonSink(Output(output), format.value, view, several=len(others) > 1)
+
+    from .engine.compare import compare as compare_checkpoints
+    from .engine.formats import open_checkpoint
+    from .engine.progress import reporting
+
+    opened = open_checkpoint(base)
+    code, findings = 0, []
+    for source in others:
+        try:
+            with reporting(source, not quiet) as progress:
+                comparison = compare_checkpoints(
+                    opened,
+                    source,
+                    rules=rules,
+                    map=map or (),
+                    rules_file=rules_file,
+                    include=include or (),
+                    exclude=exclude or (),
+                    rows=rows.value,
+                    threads=threads,
+                    io=io.value,
+                    progress=progress,
+                )
+        except WeighbridgeError as error:
+            # The others are still compared and printed.
+            _error(error)
+            code = TROUBLE
+            continue
+        sink.add(comparison)
+        for condition in conditions:
+            try:
+                findings += gate.check([condition], comparison)
+            except WeighbridgeError as error:
+                _error(error)
+                code = TROUBLE
+        if sink.output.closed_by_reader and not conditions:
+            break
+    try:
+        sink.close()
+    except WeighbridgeError as error:
+        _error(error)
+        code = TROUBLE
+    for finding in findings:
+        _complain(f"weighbridge: {finding}")
+    return code or (HELD if findings else 0)
+
+
+@_command
+def match(
+    base: Annotated[str, typer.Argument(metavar="BASE", help="The checkpoint compared against.")],
+    other: Annotated[str, typer.Argument(metavar="OTHER", help="The checkpoint under study.")],
+    rules: RulesOption = "auto",
+    map: MapOption = None,
+    rules_file: RulesFileOption = None,
+    include: IncludeOption = None,
+    exclude: ExcludeOption = None,
+    rows: RowsOption = Rows.overlap,
+    format: Annotated[Format, typer.Option(help="How to print it.")] = Format.table,
+    output: OutputOption = None,
+) -> None:
+    """Print which tensors belong together, reading none."""
+    from .engine.report.sink import Output, drawer
+
+    out = Output(output)
+
+    from .engine.compare import match as match_checkpoints
+
+    ledger = match_checkpoints(
+        base,
+        other,
+        rules=rules,
+        map=map or (),
+        rules_file=rules_file,
+        include=include or (),
+        exclude=exclude or (),
+        rows=rows.value,
+    )
+    if format is Format.json:
+        from .engine.report.json_text import dump
+        from .engine.table import ledger_dict
+
+        out.write(dump(ledger_dict(ledger)))
+    elif format in (Format.csv, Format.tsv):
+        from .engine.report.delimited import ledger_delimited
+
+        out.write(ledger_delimited(ledger, format.value))
+    else:
+        from .engine.report.ledger import ledger_document
+        from .engine.report.markdown import markdown
+
+        document = ledger_document(ledger)
+        out.write(markdown(document) if format is Format.markdown else drawer(out)(document))
+    out.close()
+
+
+@_command
+def inspect(
+    checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="The checkpoint to look into.")],
+    stats: Annotated[
+        bool, typer.Option("--stats", help="Read the tensors: mean, mean_abs, l2, max_abs, nonfinite.")
+    ] = False,
+    threads: ThreadsOption = None,
+    io: IoOption = Io.auto,
+    format: Annotated[Format, typer.Option(help="How to print it.")] = Format.table,
+    output: OutputOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Print a checkpoint's tensors, dtypes, shapes and sizes."""
+    from .engine.report.sink import Output, drawer
+
+    out = Output(output)
+
+    from .engine.compare import inspect as inspect_checkpoint
+    from .engine.progress import reporting
+
+    with reporting(checkpoint, not quiet) as progress:
+        inspection = inspect_checkpoint(checkpoint, stats=stats, threads=threads, io=io.value, progress=progress)
+    if format is Format.json:
+        from .engine.report.json_text import dump
+
+        out.write(dump(inspection.to_dict()))
+    elif format in (Format.csv, Format.tsv):
+        from .engine.report.delimited import inspection_delimited
+
+        out.write(inspection_delimited(inspection, format.value))
+    else:
+        from .engine.report.contents import inspection_document
+        from .engine.report.markdown import markdown
+
+        document = inspection_document(inspection)
+        out.write(markdown(document) if format is Format.markdown else drawer(out)(document))
+    out.close()
+
+
+@_command
+def demo(
+    full: Annotated[
+        bool, typer.Option("--full", help="The true sizes (5.4 GB) instead of an eighth of each width.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where to; demo-checkpoints by default.")] = None,
+    threads: ThreadsOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Write BERT and five kin of random weights; compare."""
+    from .engine.demo import BASE, DEFAULT_OUT, OTHERS, run
+    from .engine.report.notebook import notebook_text
+    from .engine.report.sink import Output
+
+    screen = Output()
+    say: Callable[[str], None] | None = (lambda text: None) if quiet else None
+    for comparison in run(full, out, threads, say):
+        screen.write(notebook_text(comparison))
+    folder = out or DEFAULT_OUT
+    screen.write(
+        f"The checkpoints are in {folder}; for example\n  weighbridge compare {folder / BASE} {folder / OTHERS[0]}\n"
+    )
+
+
+def main() -> None:
+    """The entry point of the `weighbridge` command."""
+    try:
+        app(prog_name="weighbridge")
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What is compared with what, in which order, and what the numbers mean."""

@@ -1,0 +1,271 @@
+"""How the bytes of tensors come into memory: mapped where they lie, or read into buffers.
+
+Memory maps are the fastest way to bytes that are in the page cache of a local file system. They are the slowest way to
+anything else: on a network file system every page is a round trip, and on a cold disk a page fault waits for one short
+read at a time. There, several threads reading whole tasks keep the device busy while others compute.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .checkpoint import TensorRef
+from .errors import OptionError, ReadError
+
+__all__ = ["IO_MODES", "Files", "Staging"]
+
+IO_MODES = ("auto", "map", "pread")
+
+_NETWORK = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "lustre", "gpfs", "beegfs", "virtiofs", "fuse")
+
+_SAMPLES = 32  # pages looked at to tell whether a file is in the page cache
+_GAP_BYTES = 64 << 10  # tensors nearer than this in a file are read in one go: cheaper than a second system call
+
+
+@dataclass
+class _File:
+    """One file of a run: its descriptor, how it is read, and what it looked like when it was opened."""
+
+    path: str
+    descriptor: int
+    size: int
+    mtime_ns: int
+    staged: bool
+    array: np.ndarray | None = field(default=None)
+
+    @property
+    def mapped(self) -> np.ndarray:
+        """The whole file as (size,) uint8, mapped on first use."""
+        if self.array is None:
+            data: Any = mmap.mmap(self.descriptor, self.size, access=mmap.ACCESS_READ) if self.size else b""
+            self.array = np.frombuffer(data, np.uint8)
+        return self.array
+
+
+class Files:
+    """The files of a run, each opened once; closes them, and tells whether any changed meanwhile.
+
+    Args:
+        io: "map", "pread", or "auto": read what lies on a network file system or outside the page cache, map the rest.
+    Raises:
+        OptionError: `io` is none of these.
+    """
+
+    def __init__(self, io: str = "auto") -> None:
+        if io not in IO_MODES:
+            raise OptionError(f'there is no way of reading "{io}"; choose from {", ".join(IO_MODES)}.')
+        self.io = io
+        self._files: dict[str, _File] = {}
+
+    def __enter__(self) -> Files:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._files.values():
+            os.close(file.descriptor)
+
+    def file(self, ref: TensorRef, nbytes: int) -> _File:
+        """The file that holds a tensor, opened.
+
+        Raises:
+            ReadError: it cannot be opened, or is shorter than its header promised.
+        """
+        file = self._files.get(ref.file)
+        if file is None:
+            file = self._files[ref.file] = self._open(ref.file)
+        assert ref.offset is not None
+        if ref.offset + nbytes > file.size:
+            raise ReadError(
+                f'{ref.file} has {file.size:,} bytes but tensor "{ref.name}" ends at byte {ref.offset + nbytes:,}: '
+                f"the file was cut short since it was opened; write it again."
+            )
+        return file
+
+    def _open(self, path: str) -> _File:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            status = os.fstat(descriptor)
+        except OSError as error:
+            raise ReadError(f"{path} cannot be read: {error.strerror or error}.") from error
+        staged = self.io == "pread" or (self.io == "auto" and (_on_network(status.st_dev) or _is_cold(descriptor)))
+        return _File(path, descriptor, status.st_size, status.st_mtime_ns, staged)
+
+    def address(self, ref: TensorRef, nbytes: int) -> int:
+        """Where the first `nbytes` of a tensor lie in memory, mapping its file if that has to be."""
+        if nbytes == 0:
+            return 0
+        if ref.offset is None:
+            return int(ref.memory.data_ptr())
+        return int(self.file(ref, nbytes).mapped.ctypes.data) + ref.offset
+
+    def is_staged(self, ref: TensorRef, nbytes: int) -> bool:
+        """Whether a tensor is to be read into a buffer."""
+        return nbytes > 0 and ref.offset is not None and self.file(ref, nbytes).staged
+
+    def check_unchanged(self) -> None:
+        """Raise ReadError if a file was written to or replaced since it was opened: its sums cannot be trusted."""
+        for file in self._files.values():
+            try:
+                status = os.stat(file.path)
+            except OSError as error:
+                raise ReadError(f"{file.path} vanished while it was being read: {error.strerror}.") from error
+            if (status.st_size, status.st_mtime_ns) != (file.size, file.mtime_ns):
+                raise ReadError(
+                    f"{file.path} changed while it was being read ({file.size:,} bytes before, {status.st_size:,} "
+                    f"after); compare it again when nothing writes to it."
+                )
+
+
+class Staging:
+    """Reads the chunks of a task into a buffer of the thread that asks, and says where each tensor would begin.
+
+    Args:
+        files: the files of the run.
+        refs: K tensors of N operands.
+        sizes: (K, N) int64, the bytes of each operand that take part.
+        itemsizes: (N,) int64.
+    """
+
+    def __init__(
+        self, files: Files, refs: Sequence[Sequence[TensorRef]], sizes: np.ndarray, itemsizes: np.ndarray
+    ) -> None:
+        self._itemsizes = itemsizes
+        self._base = np.zeros(sizes.shape, np.int64)  # an address, or an offset within the file where staged
+        self._file = np.full(sizes.shape, -1, np.int64)
+        self._open: list[_File] = []
+        known: dict[str, int] = {}
+        for k, row in enumerate(refs):
+            for n, ref in enumerate(row):
+                if files.is_staged(ref, int(sizes[k, n])):
+                    if ref.file not in known:
+                        known[ref.file] = len(self._open)
+                        self._open.append(files.file(ref, int(sizes[k, n])))
+                    self._file[k, n] = known[ref.file]
+                    self._base[k, n] = ref.offset or 0
+                else:
+                    self._base[k, n] = files.address(ref, int(sizes[k, n]))
+        self._local = threading.local()
+        # What was cold and would fill more than half of the memory that is free is let go again after it was used.
+        self._drop = int(sizes[self._file >= 0].sum()) > _available_bytes() // 2
+
+    @property
+    def needed(self) -> bool:
+        """Whether anything is to be read into buffers; if not, `addresses` serves all."""
+        return bool(self._open)
+
+    @property
+    def addresses(self) -> np.ndarray:
+        """(K, N) int64 addresses of the first elements, where nothing is staged."""
+        return self._base
+
+    def read(self, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Read the chunks of `items` (rows tensor, start, length, slot).
+
+        Returns:
+            The items with their tensors renumbered, and the (K', N) addresses that go with them; good until the same
+            thread reads again.
+        Raises:
+            ReadError: the device failed or the file is shorter than it was.
+        """
+        tensors = items[:, 0]
+        first = items[:, 1, None] * self._itemsizes
+        length = items[:, 2, None] * self._itemsizes
+        base, file = self._base[tensors], self._file[tensors]
+        spans = []
+        place = np.zeros(base.shape, np.int64)
+        used = 0
+        for n in range(base.shape[1]):
+            begin, end, which = base[:, n] + first[:, n], base[:, n] + first[:, n] + length[:, n], file[:, n]
+            apart = (begin[1:] < begin[:-1]) | (begin[1:] > end[:-1] + _GAP_BYTES) | (which[1:] != which[:-1])
+            for run in np.split(np.arange(len(items)), np.flatnonzero(apart) + 1):
+                if which[run[0]] < 0:
+                    continue
+                low, high = int(begin[run].min()), int(end[run].max())
+                spans.append((int(which[run[0]]), low, high, used))
+                place[run, n] = used - low
+                used += -(-(high - low) // 64) * 64
+        buffer = self._buffer(used)
+        for index, low, high, at in spans:
+            _fill(self._open[index], buffer[at : at + high - low], low, self._drop)
+        staged = file >= 0
+        # Where an operand's first element would lie if all of it had been read.
+        addresses = np.where(staged, base + place + buffer.ctypes.data, base)
+        renumbered = items.copy()
+        renumbered[:, 0] = np.arange(len(items))
+        return renumbered, addresses
+
+    def _buffer(self, nbytes: int) -> np.ndarray:
+        held: np.ndarray | None = getattr(self._local, "buffer", None)
+        if held is None or held.size < nbytes:
+            held = self._local.buffer = np.empty(nbytes, np.uint8)
+        return held
+
+
+def _fill(file: _File, target: np.ndarray, offset: int, drop: bool) -> None:
+    done = 0
+    room = target.data
+    try:
+        while done < target.size:
+            got = os.preadv(file.descriptor, [room[done:]], offset + done)
+            if got == 0:
+                raise ReadError(
+                    f"{file.path} ends at byte {offset + done:,} where {file.size:,} were there when it was opened; "
+                    f"it was cut short while it was being read."
+                )
+            done += got
+        if drop and hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(file.descriptor, offset, target.size, os.POSIX_FADV_DONTNEED)
+    except OSError as error:
+        raise ReadError(f"{file.path} cannot be read at byte {offset + done:,}: {error.strerror or error}.") from error
+
+
+def _is_cold(descriptor: int) -> bool:
+    """Whether most of a file is outside the page cache, by asking for a byte here and there without waiting for it."""
+    no_wait = getattr(os, "RWF_NOWAIT", None)
+    if no_wait is None:
+        return False
+    size = os.fstat(descriptor).st_size
+    missing = 0
+    one = bytearray(1)
+    for sample in range(min(_SAMPLES, size)):
+        try:
+            os.preadv(descriptor, [one], size * sample // _SAMPLES, no_wait)
+        except BlockingIOError:
+            missing += 1
+        except OSError:  # a file system that cannot tell: a memory file system, for one
+            return False
+    return missing > _SAMPLES // 2
+
+
+def _on_network(device: int) -> bool:
+    """Whether a device number belongs to a network or user-space file system."""
+    number = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+    except OSError:
+        return False
+    for line in mounts:
+        fields = line.split()
+        if fields[2] == number:
+            kind = fields[fields.index("-") + 1]
+            return kind.split(".")[0] in _NETWORK
+    return False
+
+
+def _available_bytes() -> int:
+    """Memory that could be had without swapping."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 1 << 62

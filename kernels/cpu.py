@@ -1,0 +1,291 @@
+"""The CPU backend: tiles of N operands and P pairs, each operand's bytes read once, on any number of threads.
+
+Operands are addresses into memory maps (or into buffers that were read), so a stack is zero-copy. A work item is one
+chunk of one tensor; `tile.run` walks it in blocks that stay in the first-level cache: the operands are decoded (float32
+and float64 are used where they lie), the self sums of each and the sums of every pair are taken, and the next block
+follows.
+
+After all slots are added, a tensor whose sum has cancelled so far that its error bound does not certify 1e-12 (or that
+left float64's range on the way) is run again with every block compensated, and if that does not certify it either, in
+exact arithmetic by `reference`. So the accuracy is certified, not hoped for, and only adversarial data pay for it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+
+import numpy as np
+
+from . import native, reference
+from .decoders import DECODERS
+from .layout import ANY, BLOCK, PAIR_SLOTS, SELF_OUT, SELF_SLOTS, STAR, TWO, WORK_SLOTS
+from .sums import CHUNK, PAIR_SUMS, SELF_SUMS
+
+__all__ = ["TASK_BYTES", "Tile", "available_threads", "run_tasks", "tile_sums"]
+
+TASK_BYTES = 16 << 20
+"""About what one thread takes at a time: long against the cost of handing it over, short against a file."""
+
+_CERTIFIED = 5e-13
+_TINY, _HUGE = 1e-290, 1e290  # outside, squares of float64 may have under- or overflowed
+
+Resolve = Callable[[np.ndarray], np.ndarray]
+
+
+def available_threads() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def tile_sums(
+    addresses: np.ndarray,
+    codes: Sequence[str],
+    elements: np.ndarray,
+    pairs: np.ndarray,
+    *,
+    threads: int | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Self sums of every operand and pair sums of every listed pair, each byte read once.
+
+    self_sums[k, n] = (E, Σ|x|, Σx, Σx², max|x|, #nonfinite)
+    pair_sums[k, p] = (Σ|x-y|, Σ(x-y)², Σxy, max|x-y|, #(x≠y))
+
+    Args:
+        addresses: (K, N) int64, where operand n of tensor k begins in memory; any alignment.
+        codes: N safetensors dtype names out of `DECODERS`, one per operand, the same for all K tensors.
+        elements: (K,) int64, elements of each tensor.
+        pairs: (P, 2) int64, rows (i, j) for x = operand i, y = operand j; P may be 0.
+        threads: worker threads; default all processors this process may use. The result does not depend on it.
+        progress: called from the calling thread with the bytes that were finished since its last call.
+    Returns:
+        (K, N, 6) and (K, P, 5) float64 in the order of `sums.SELF_SUMS` and `sums.PAIR_SUMS`, within 1e-12 relative of
+        exact arithmetic. NaN propagates; zero elements give zeros.
+    Raises:
+        KeyError: a dtype has no decoder; the engine leaves such tensors out beforehand.
+    """
+    threads = threads or available_threads()
+    addresses = np.ascontiguousarray(addresses, np.int64)
+    work = Tile(codes, elements, pairs)
+    run_tasks(work.tasks(threads), lambda task: work.run(task, addresses), threads, progress)
+    return work.finish(lambda tensors: addresses[tensors], threads)
+
+
+def run_tasks(
+    tasks: Sequence[np.ndarray],
+    work: Callable[[np.ndarray], int],
+    threads: int,
+    progress: Callable[[int], object] | None = None,
+) -> None:
+    """`work(task)` for every task on a pool of threads; what it returns (bytes) goes to `progress` as tasks finish."""
+    if threads == 1 or len(tasks) <= 1:
+        for task in tasks:
+            done = work(task)
+            if progress is not None:
+                progress(done)
+        return
+    with ThreadPoolExecutor(min(threads, len(tasks)), thread_name_prefix="weighbridge") as pool:
+        running = [pool.submit(work, task) for task in tasks]
+        try:
+            for future in as_completed(running):
+                done = future.result()
+                if progress is not None:
+                    progress(done)
+        except BaseException:  # an interrupt above all: what has not begun need not begin
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+class Tile:
+    """K tensors with N operands each and P pairs: the work items, and the slots that fill as they are run.
+
+    Items may be run in any order, on any thread, from addresses that differ from call to call (so that what was read
+    into a buffer serves as well as a map); `finish` then adds the slots in their fixed order.
+
+    Args:
+        codes, elements, pairs: as for `tile_sums`.
+        force: take every Σxy by a compensated dot product.
+    """
+
+    def __init__(self, codes: Sequence[str], elements: np.ndarray, pairs: np.ndarray, *, force: bool = False) -> None:
+        self.decoders = [DECODERS[code] for code in codes]
+        self.elements = np.ascontiguousarray(elements, np.int64)
+        self.pairs = np.ascontiguousarray(pairs, np.int64).reshape(-1, 2)
+        self.itemsizes = np.array([d.itemsize for d in self.decoders], np.int64)
+        self.force = force
+        narrow = all(d.wide == "f32" for d in self.decoders)
+        self._working = np.float32 if narrow else np.float64
+        direct = "F32" if narrow else "F64"
+        self._run = native.function("run_f32" if narrow else "run_f64")
+        self._operands = np.array(
+            [
+                [d.index for d in self.decoders],
+                self.itemsizes,
+                [d.code == direct for d in self.decoders],
+                [d.bits for d in self.decoders],
+                [d.integer for d in self.decoders],
+            ],
+            np.int64,
+        )
+        self._layout = _layout(len(self.decoders), self.pairs)
+        self.items = _items(self.elements)
+        self._self_slots = np.zeros((len(self.items), len(self.decoders), SELF_SLOTS))
+        self._pair_slots = np.zeros((len(self.items), len(self.pairs), PAIR_SLOTS))
+
+    def tasks(self, threads: int, task_bytes: int = TASK_BYTES) -> list[np.ndarray]:
+        """The items cut into runs of about `task_bytes`, at least one per thread, so that threads finish together."""
+        if not len(self.items):
+            return []
+        ends = np.cumsum(self.items[:, 2])
+        count = max(threads, -(-int(ends[-1] * self.itemsizes.sum()) // task_bytes))
+        cuts = np.searchsorted(ends, ends[-1] * np.arange(1, count) / count)
+        return [task for task in np.split(self.items, cuts) if len(task)]
+
+    def run(self, items: np.ndarray, addresses: np.ndarray) -> int:
+        """Fill the slots of some items; the interpreter lock is not held meanwhile.
+
+        Args:
+            items: rows of `self.items`.
+            addresses: (K, N) int64, where each operand's first element lies or would lie; only the elements of `items`
+                are touched.
+        Returns:
+            The bytes that were read.
+        """
+        operands = len(self.decoders)
+        scratch = np.empty((operands, BLOCK), self._working)
+        work = np.empty(WORK_SLOTS + operands * (SELF_OUT + 1))
+        items = np.ascontiguousarray(items, np.int64)
+        addresses = np.ascontiguousarray(addresses, np.int64)
+        self._run(
+            0,
+            scratch.ctypes.data,
+            work.ctypes.data,
+            len(items),
+            items.ctypes.data,
+            len(addresses),
+            addresses.ctypes.data,
+            operands,
+            self._operands.ctypes.data,
+            len(self.pairs),
+            self.pairs.ctypes.data,
+            self._layout,
+            self.force,
+            self._self_slots.ctypes.data,
+            self._pair_slots.ctypes.data,
+        )
+        return int(items[:, 2].sum() * self.itemsizes.sum())
+
+    def finish(self, resolve: Resolve, threads: int) -> tuple[np.ndarray, np.ndarray]:
+        """The sums of all tensors, certified to 1e-12.
+
+        Args:
+            resolve: tensors (Q,) -> addresses (Q, N), for the few that must be looked at again.
+            threads: as for `tile_sums`.
+        Returns:
+            (K, N, 6) and (K, P, 5) float64.
+        """
+        self_sums, pair_sums, self_doubts, pair_doubts = self._gathered()
+        codes = [d.code for d in self.decoders]
+        again = np.flatnonzero(pair_doubts.any(axis=1))
+        if len(again):
+            addresses = resolve(again)
+            work = Tile(codes, self.elements[again], self.pairs, force=True)
+            run_tasks(work.tasks(threads), lambda task: work.run(task, addresses), threads)
+            _, compensated, _, still = work._gathered()
+            # Only what is in doubt is replaced: a pair's sums are the same bits whatever shares the tile with it.
+            pair_sums[again] = np.where(pair_doubts[again, :, None], compensated, pair_sums[again])
+            pair_doubts[again] &= still
+        rest = np.flatnonzero(self_doubts.any(axis=1) | pair_doubts.any(axis=1))
+        for row, addresses in zip(rest, resolve(rest) if len(rest) else (), strict=True):
+            selfs, pairs = np.flatnonzero(self_doubts[row]), np.flatnonzero(pair_doubts[row])
+            needed = np.union1d(selfs, self.pairs[pairs])
+            operands = [
+                reference.bytes_at(int(addresses[n]), int(self.elements[row] * self.itemsizes[n])) for n in needed
+            ]
+            exact = reference.tile_sums(
+                operands, [codes[n] for n in needed], np.searchsorted(needed, self.pairs[pairs])
+            )
+            self_sums[row, selfs] = exact[0][np.searchsorted(needed, selfs)]
+            pair_sums[row, pairs] = exact[1]
+        return self_sums, pair_sums
+
+    def _gathered(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """The sums, and which operands' (K, N) and which pairs' (K, P) are not certain."""
+        tensors = len(self.elements)
+        # Behind the slots: the low parts of the two sums of magnitudes and squares.
+        selfs = np.zeros((tensors, len(self.decoders), SELF_SLOTS + 2))
+        between = np.zeros((tensors, len(self.pairs), PAIR_SLOTS + 2))
+        native.function("gather")(
+            len(self.items),
+            self.items.ctypes.data,
+            len(self.decoders),
+            len(self.pairs),
+            self._self_slots.ctypes.data,
+            self._pair_slots.ctypes.data,
+            selfs.ctypes.data,
+            between.ctypes.data,
+        )
+
+        self_sums = np.empty((*selfs.shape[:2], len(SELF_SUMS)))
+        self_sums[..., 0] = self.elements[:, None]
+        self_sums[..., 1] = _value(selfs[..., 0], selfs[..., 7])
+        self_sums[..., 2] = _value(selfs[..., 1], selfs[..., 2])
+        self_sums[..., 3] = _value(selfs[..., 4], selfs[..., 8])
+        self_sums[..., 4:] = selfs[..., 5:7]
+        pair_sums = np.empty((*between.shape[:2], len(PAIR_SUMS)))
+        pair_sums[..., 0] = _value(between[..., 0], between[..., 7])
+        pair_sums[..., 1] = _value(between[..., 1], between[..., 8])
+        pair_sums[..., 2] = _value(between[..., 2], between[..., 3])
+        pair_sums[..., 3:] = between[..., 5:7]
+        return self_sums, pair_sums, *self._doubtful(self_sums, pair_sums, selfs[..., 3], between[..., 4])
+
+    def _doubtful(
+        self, self_sums: np.ndarray, pair_sums: np.ndarray, total_bounds: np.ndarray, dot_bounds: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Operands (K, N) and pairs (K, P) of finite elements with a sum that is not certain to 1e-12."""
+        wide = any(d.wide == "f64" for d in self.decoders)
+        first, second = self.pairs.T
+        with np.errstate(invalid="ignore", over="ignore"):
+            finite = self_sums[..., 5] == 0
+            both = finite[:, first] & finite[:, second]
+            dot, squares = np.abs(pair_sums[..., 2]), pair_sums[..., 1]
+            selfs = finite & ~(total_bounds <= _CERTIFIED * np.abs(self_sums[..., 2]))
+            pairs = both & ~(dot_bounds <= _CERTIFIED * dot)
+            if wide:
+                beyond = np.array([d.bits > 53 for d in self.decoders]) & (
+                    self_sums[..., 4] >= 2.0**53
+                )  # 64-bit integers
+                outside = finite & _outside(self_sums[..., 4], self_sums[..., 3])
+                selfs |= outside | beyond
+                pairs |= both & (_outside(pair_sums[..., 3], squares) | (dot < _TINY) & (dot_bounds > 0))
+                pairs |= both & (outside[:, first] | outside[:, second]) | beyond[:, first] | beyond[:, second]
+        return selfs, pairs
+
+
+def _outside(largest: np.ndarray, squares: np.ndarray) -> np.ndarray:
+    """Where squares of elements that are not all zero may have left the range of float64."""
+    return (largest > 0) & ~((squares >= _TINY) & (squares <= _HUGE))
+
+
+def _layout(operands: int, pairs: np.ndarray) -> int:
+    if operands > 1 and np.array_equal(pairs, [(i, 0) for i in range(1, operands)]):
+        return TWO if operands == 2 else STAR
+    return ANY
+
+
+def _items(elements: np.ndarray) -> np.ndarray:
+    """One row (tensor, start, length, slot) per chunk of every tensor."""
+    chunks = -(-elements // CHUNK)
+    tensor = np.repeat(np.arange(len(elements)), chunks)
+    first = np.cumsum(chunks) - chunks
+    slot = np.arange(len(tensor))
+    start = (slot - first[tensor]) * CHUNK
+    return np.stack([tensor, start, np.minimum(elements[tensor] - start, CHUNK), slot], axis=1).astype(np.int64)
+
+
+def _value(high: np.ndarray, low: np.ndarray) -> np.ndarray:
+    """high + low, where high is finite; else high, the IEEE result, beside which a compensation means nothing."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        return np.where(np.isfinite(high), high + np.where(np.isfinite(high), low, 0.0), high)
