@@ -430,6 +430,19 @@ def copy_bytes(typingctx: Any, source: Any, target: Any, count: Any) -> Any:
 
 
 @intrinsic
+def zero_bytes(typingctx: Any, target: Any, count: Any) -> Any:
+    """Set `count` bytes to zero."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        target, count = args
+        pointer = builder.inttoptr(target, ir.IntType(8).as_pointer())
+        cgutils.memset(builder, pointer, count, 0)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), codegen
+
+
+@intrinsic
 def matrix(typingctx: Any, pointer: Any, address: Any, rows: Any, columns: Any) -> Any:
     """The C-contiguous (rows, columns) array at an address, of the dtype that `pointer` points to; it owns nothing."""
     array_type = types.Array(pointer.dtype, 2, "C")

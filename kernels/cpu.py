@@ -20,7 +20,7 @@ import numpy as np
 
 from . import native, reference
 from .decoders import DECODERS
-from .layout import ANY, BLOCK, PAIR_SLOTS, SELF_OUT, SELF_SLOTS, STAR, TWO, WORK_SLOTS
+from .layout import ANY, BLOCK, PAIR_SLOTS, SELF_SLOTS, STAR, TWO, WORK_OPERAND, WORK_SLOTS
 from .sums import CHUNK, PAIR_SUMS, SELF_SUMS
 
 __all__ = ["TASK_BYTES", "Tile", "available_threads", "run_tasks", "tile_sums"]
@@ -30,6 +30,18 @@ TASK_BYTES = 16 << 20
 
 _CERTIFIED = 5e-13
 _TINY, _HUGE = 1e-290, 1e290  # outside, squares of float64 may have under- or overflowed
+
+# dtype -> what `layout.OPERAND_ROWS` says of its fixed point. The 8-bit formats without a sign, or in which the pattern
+# of the sign alone is NaN, are left to floating point.
+_FIXED = {
+    "BF16": (1, 7, 127, 0x7F80),
+    "F16": (1, 10, 15, 0x7C00),
+    "F8_E4M3": (1, 3, 7, 0x7F),
+    "F8_E5M2": (1, 2, 15, 0x7C),
+    **{code: (2, bits, 0, 0) for code, bits in (("I8", 8), ("U8", 8), ("I16", 16), ("U16", 16), ("BOOL", 1))},
+}
+
+_NEVER = (0, 0, 0, 0)
 
 Resolve = Callable[[np.ndarray], np.ndarray]
 
@@ -126,6 +138,9 @@ class Tile:
                 [d.code == direct for d in self.decoders],
                 [d.bits for d in self.decoders],
                 [d.integer for d in self.decoders],
+                *zip(
+                    *(_FIXED.get(d.code, (0, 0, 0, 0)) if narrow else (0, 0, 0, 0) for d in self.decoders), strict=True
+                ),
             ],
             np.int64,
         )
@@ -154,8 +169,8 @@ class Tile:
             The bytes that were read.
         """
         operands = len(self.decoders)
-        scratch = np.empty((operands, BLOCK), self._working)
-        work = np.empty(WORK_SLOTS + operands * (SELF_OUT + 1))
+        scratch = np.empty((2, operands, BLOCK), self._working)
+        work = np.empty(WORK_SLOTS + operands * WORK_OPERAND)
         items = np.ascontiguousarray(items, np.int64)
         addresses = np.ascontiguousarray(addresses, np.int64)
         self._run(

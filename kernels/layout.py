@@ -10,7 +10,6 @@ WIDTH = 2 * LANES  # elements decoded at a time; blocks are padded to a multiple
 SELF_OUT = 6  # float64 that a block's self sums take: Σ|x|, Σx, its compensation, Σx², max|x|, smallest |x| > 0
 PAIR_OUT = 4  # float64 that a block's pair sums take: Σ|d|, Σd², max|d|, #(x ≠ y)
 DD_OUT = 3 * LANES  # float64 of a compensated sum: high parts, low parts, magnitudes, lane by lane
-WORK_SLOTS = WIDTH + DD_OUT + PAIR_OUT  # float64 of working memory of a thread, before N times SELF_OUT + 1
 
 # Slots of a chunk: the contract's sums, with Σx and Σxy as high part, low part and error bound.
 SELF_SLOTS = 7  # Σ|x|, Σx high, low, bound, Σx², max|x|, non-finite elements
@@ -18,3 +17,20 @@ PAIR_SLOTS = 7  # Σ|d|, Σd², Σxy high, low, bound, max|d|, #(x ≠ y)
 
 # Layouts of the pair list: any, one base (operand 0) against all others in order, and the same with one other.
 ANY, STAR, TWO = 0, 1, 2
+
+# Fixed point: blocks of narrow dtypes as int32 multiples of a power of two.
+FIXED_BITS = 27  # |X| < 2**27: sums of a lane then fit, see `fixed.py`
+FIXED_GROUP = 8 * WIDTH  # elements between additions to 64-bit lanes; such blocks are padded to a multiple
+FIXED_OUT = 8  # int64 that a block's sums take
+NO_UNIT = 1 << 20  # no unit of a pair: its blocks do not fit
+ZERO_UNIT = 1 << 19  # the unit of a block without a non-zero element: it fits any
+
+# Rows of the table that describes operands: dtype, itemsize, whether it is used where it lies, significant bits,
+# whether it is an integer dtype; then for fixed point: 0 no, 1 float, 2 integer; bits of its mantissa (of an integer's
+# magnitude); bias of its exponent; first bit pattern of a magnitude that is not finite.
+OPERAND_ROWS = 9
+
+# Working memory of a thread, in float64: the end of a tensor padded to a group of 2-byte elements, sums of a block ...
+TAIL_SLOTS = FIXED_GROUP * 2 // 8
+WORK_SLOTS = TAIL_SLOTS + DD_OUT + PAIR_OUT + 3 * FIXED_OUT
+WORK_OPERAND = SELF_OUT + 5  # ... and as many for every operand

@@ -28,7 +28,10 @@ import llvmlite.binding as llvm
 
 __all__ = ["cache_folder", "function"]
 
-_SOURCES = ("blocks.py", "decode.py", "decoders.py", "layout.py", "native.py", "tile.py")
+_SOURCES = tuple(
+    f"{name}.py"
+    for name in ("accumulate", "blocks", "decode", "decoders", "fixed", "fixed_walk", "layout", "native", "tile")
+)
 _ARGUMENTS = {"run_f32": 15, "run_f64": 15, "gather": 8}
 _SYMBOL = "weighbridge_{}"
 
@@ -90,7 +93,8 @@ def _compile(name: str) -> bytes:
     """The object file of one function, under the symbol `weighbridge_NAME`. Takes seconds, and imports Numba."""
     from numba import cfunc
 
-    from .tile import COMPILED, FUNCTIONS
+    from .accumulate import COMPILED
+    from .tile import FUNCTIONS
 
     python, signature = FUNCTIONS[name]
     compiled = cfunc(signature, **COMPILED)(python)

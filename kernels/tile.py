@@ -17,6 +17,7 @@ from typing import Any
 
 from numba import njit, types
 
+from .accumulate import COMPILED, UNIT, add_compensated, add_plain, larger
 from .blocks import (
     both_block,
     copy_bytes,
@@ -29,46 +30,47 @@ from .blocks import (
     pair_block,
     self_block,
     total_compensated,
+    zero_bytes,
 )
-from .decode import WIDTH, decode
-from .layout import ANY, BLOCK, DD_OUT, LANES, PAIR_OUT, PAIR_SLOTS, SELF_OUT, SELF_SLOTS, STAR, TWO, WORK_SLOTS
+from .decode import decode
+from .fixed import both_fixed, pair_fixed, self_fixed
+from .fixed_walk import (
+    both_stored,
+    close_pair_fixed,
+    close_self_fixed,
+    common_unit,
+    find_unit,
+    shift_to,
+    shown_unit,
+    to_fixed,
+)
+from .layout import (
+    ANY,
+    BLOCK,
+    DD_OUT,
+    FIXED_GROUP,
+    FIXED_OUT,
+    LANES,
+    NO_UNIT,
+    OPERAND_ROWS,
+    PAIR_OUT,
+    PAIR_SLOTS,
+    SELF_OUT,
+    SELF_SLOTS,
+    STAR,
+    TAIL_SLOTS,
+    TWO,
+    WIDTH,
+    WORK_SLOTS,
+)
 
 __all__ = ["FUNCTIONS"]
 
-# No reference counting: it would tie the machine code to Numba's runtime, and `native` loads it without Numba.
-COMPILED: dict[str, Any] = {"error_model": "numpy", "_nrt": False}
-
-_UNIT = 2.0**-53
-_DERIVED = 68 * _UNIT  # error of the derived Σxy, in units of Σx² + Σy² + Σd²
+_DERIVED = 68 * UNIT  # error of the derived Σxy, in units of Σx² + Σy² + Σd²
 _TRUSTED = 60.0  # the derived Σxy is taken while Σx² + Σy² + Σd² is at most this multiple of it: 4.6e-13
 _COMPENSATED = 1e-27  # error of a compensated sum of a block, in units of the sum of its terms' magnitudes
 _HUGE = 1e290  # above, sums of squares of float64 may have overflowed
 _TINIEST = 5e-324  # least bound of a sum of products that are not all zero: its own product may underflow
-
-
-@njit(**COMPILED)
-def _two_sum(a: float, x: float) -> tuple[float, float]:
-    s = a + x
-    t = s - a
-    return s, (a - (s - t)) + (x - t)
-
-
-@njit(**COMPILED)
-def _larger(a: float, b: float) -> float:
-    """The larger of two magnitudes; NaN wins."""
-    return b if (b > a or b != b) and a == a else a
-
-
-@njit(**COMPILED)
-def _add_compensated(slots: Any, at: int, high: float, low: float, bound: float) -> None:
-    """Add high + low, known to `bound`, to the double-double at slots[at : at + 2] with its bound at slots[at + 2]."""
-    total, error = _two_sum(slots[at], high)
-    slots[at] = total
-    rest = error + low
-    if rest != 0.0:  # exact sums stay exact, with a bound of zero
-        slots[at + 1] += rest
-        bound += 2.0 * _UNIT * (abs(slots[at + 1]) + abs(error) + abs(low))
-    slots[at + 2] += bound
 
 
 @njit(**COMPILED)
@@ -78,7 +80,7 @@ def _collect(lanes: Any, slots: Any, at: int) -> None:
     for lane in range(LANES):
         size += lanes[2 * LANES + lane]
     for lane in range(LANES):
-        _add_compensated(slots, at, lanes[lane], lanes[LANES + lane], 0.0)
+        add_compensated(slots, at, lanes[lane], lanes[LANES + lane], 0.0)
     slots[at + 2] += max(_COMPENSATED * size, min(size, _TINIEST))
 
 
@@ -95,14 +97,14 @@ def _close_self(
     elif scratch.itemsize == 4:
         # All elements are multiples of 2**(e - bits + 1) with 2**e <= smallest < 2**(e + 1).
         if size <= smallest * (1 << (53 - bits)):
-            _add_compensated(slots, 1, total, 0.0, 0.0)
+            add_compensated(slots, 1, total, 0.0, 0.0)
         else:
             total_compensated(scratch, source, count, lanes_at)
             _collect(lanes, slots, 1)
     else:
-        _add_compensated(slots, 1, total, low, 0.0 if integer and size < 2.0**53 else _COMPENSATED * size)
+        add_compensated(slots, 1, total, low, 0.0 if integer and size < 2.0**53 else _COMPENSATED * size)
     slots[4] += sums[3]
-    slots[5] = _larger(slots[5], largest)
+    slots[5] = larger(slots[5], largest)
 
 
 @njit(**COMPILED)
@@ -124,7 +126,7 @@ def _close_pair(
     size = xx + yy + dd
     dot = 0.5 * ((xx + yy) - dd)
     if not force and size < _HUGE and size <= _TRUSTED * abs(dot):
-        _add_compensated(slots, 2, dot, 0.0, max(_DERIVED * size, min(size, _TINIEST)))
+        add_compensated(slots, 2, dot, 0.0, max(_DERIVED * size, min(size, _TINIEST)))
     else:
         dot_compensated(scratch, x, y, count, lanes_at)
         plain = 0.0
@@ -136,8 +138,25 @@ def _close_pair(
             slots[2] += plain
     slots[0] += sums[0]
     slots[1] += dd
-    slots[5] = _larger(slots[5], sums[2])
+    slots[5] = larger(slots[5], sums[2])
     slots[6] += sums[3]
+
+
+@njit(**COMPILED)
+def _as_floats(
+    scratch: Any, code: int, itemsize: int, direct: int, source: int, count: int, target: int, tail_at: int
+) -> int:
+    """Where the block at `source` stands as the working type, padded with zeros: `target`, unless it can stay."""
+    whole = count // WIDTH * WIDTH
+    if direct and whole == count:
+        return source
+    decode(scratch, code, source, target, whole)
+    if whole != count:
+        copy_bytes(source + whole * itemsize, tail_at, (count - whole) * itemsize)
+        end = target + whole * scratch.itemsize
+        decode(scratch, code, tail_at, end, WIDTH)
+        zero_bytes(end + (count - whole) * scratch.itemsize, (whole + WIDTH - count) * scratch.itemsize)
+    return target
 
 
 def _run(
@@ -159,63 +178,144 @@ def _run(
 ) -> None:
     """Fill the slots of the work items given as rows (tensor, start, length, slot).
 
-    All arguments but the first are integers, those called `_at` addresses of C-contiguous arrays:
-    scratch (N, BLOCK) of the working type that `scratch_type` points to; work, `WORK_SLOTS + N * (SELF_OUT + 1)`
-    float64; items (item_count, 4); addresses (K, N); operands (5, N): dtype, itemsize, whether it is used where it
-    lies, significant bits, whether it is an integer dtype; pairs (P, 2); slots (W, N, SELF_SLOTS) and (W, P, PAIR_SLOTS).
+    All arguments but the first are integers, those called `_at` addresses of C-contiguous arrays: scratch (2, N, BLOCK)
+    of the working type that `scratch_type` points to; work, `WORK_SLOTS + N * WORK_OPERAND` float64; items
+    (item_count, 4); addresses (K, N); operands (OPERAND_ROWS, N), see `layout.py`; pairs (P, 2); slots
+    (W, N, SELF_SLOTS) and (W, P, PAIR_SLOTS).
     """
+    itemsize = matrix(scratch_type, scratch_at, operands, BLOCK).itemsize
     scratch = matrix(scratch_type, scratch_at, operands, BLOCK)
-    itemsize = scratch.itemsize
     items = matrix(integers(), items_at, item_count, 4)
     addresses = matrix(integers(), addresses_at, tensors, operands)
-    constants = matrix(integers(), operands_at, 5, operands)
+    constants = matrix(integers(), operands_at, OPERAND_ROWS, operands)
     codes, itemsizes, direct, bits, whole_numbers = constants[0], constants[1], constants[2], constants[3], constants[4]
     pairs = matrix(integers(), pairs_at, pair_count, 2)
-    tail_at, lanes_at, pair_at = work_at, work_at + 8 * WIDTH, work_at + 8 * (WIDTH + DD_OUT)
+    tail_at, lanes_at, pair_at = work_at, work_at + 8 * TAIL_SLOTS, work_at + 8 * (TAIL_SLOTS + DD_OUT)
     lanes = matrix(doubles(), lanes_at, 1, DD_OUT)[0]
     pair = matrix(doubles(), pair_at, 1, PAIR_OUT)[0]
+    exact_at = pair_at + 8 * PAIR_OUT
+    exact = matrix(integers(), exact_at, 3, FIXED_OUT)
     sums_at = work_at + 8 * WORK_SLOTS
     sums = matrix(doubles(), sums_at, operands, SELF_OUT)
-    where = matrix(integers(), sums_at + 8 * SELF_OUT * operands, 1, operands)[0]
-    row_bytes = 8 * SELF_OUT
+    of_block_at = sums_at + 8 * SELF_OUT * operands
+    of_block = matrix(integers(), of_block_at, 3, operands)
+    sources, floats, fixed = of_block[0], of_block[1], of_block[2]
+    units = matrix(integers(), of_block_at + 8 * 3 * operands, operands, 2)  # of each: unit, top
+    fixed_at = scratch_at + operands * BLOCK * itemsize
+    between_at = exact_at + 16 * FIXED_OUT
+    sums_bytes, exact_bytes, fixed_bytes, float_bytes = 8 * SELF_OUT, 8 * FIXED_OUT, BLOCK * 4, BLOCK * itemsize
     for row in range(item_count):
         tensor, start, length, slot = items[row, 0], items[row, 1], items[row, 2], items[row, 3]
         selfs = matrix(doubles(), self_slots_at + 8 * SELF_SLOTS * operands * slot, operands, SELF_SLOTS)
         between = matrix(doubles(), pair_slots_at + 8 * PAIR_SLOTS * pair_count * slot, pair_count, PAIR_SLOTS)
         for begin in range(0, length, BLOCK):
             count = min(BLOCK, length - begin)
-            whole = count // WIDTH * WIDTH
             padded = (count + WIDTH - 1) // WIDTH * WIDTH
+            groups = (count + FIXED_GROUP - 1) // FIXED_GROUP * FIXED_GROUP
             for n in range(operands):
                 source = addresses[tensor, n] + (start + begin) * itemsizes[n]
-                if direct[n] and whole == count:
-                    where[n] = source
+                sources[n] = source
+                floats[n] = 0
+                fixed[n] = 0
+                if constants[5, n]:
+                    fixed[n] = find_unit(
+                        constants[5:, n], itemsizes[n], source, count, tail_at, exact[0], exact_at, units[n], sums[n]
+                    )
+            if layout == TWO and fixed[0] and fixed[1]:
+                common = common_unit(units[0], units[1])
+                if common != NO_UNIT:
+                    done = 0
+                    if codes[0] == codes[1] and groups == count:
+                        done = both_stored(
+                            codes[0],
+                            sources[1],
+                            sources[0],
+                            common,
+                            count,
+                            exact_at + exact_bytes,
+                            exact_at,
+                            between_at,
+                        )
+                        if done and constants[5, 0] == 2:
+                            sums[0, 4], sums[1, 4] = exact[0, 6], exact[1, 6]
+                    if not done:
+                        for n in range(2):
+                            target = fixed_at + n * fixed_bytes
+                            to_fixed(codes[n], itemsizes[n], sources[n], count, units[n, 0], target, tail_at, sums[n])
+                        both_fixed(
+                            fixed_at + fixed_bytes,
+                            fixed_at,
+                            shift_to(units[1, 0], common),
+                            shift_to(units[0, 0], common),
+                            groups,
+                            exact_at + exact_bytes,
+                            exact_at,
+                            between_at,
+                        )
+                    close_self_fixed(exact[0], common, sums[0], selfs[0])
+                    close_self_fixed(exact[1], common, sums[1], selfs[1])
+                    close_pair_fixed(exact[2], common, between[0])
                     continue
-                target = scratch_at + n * BLOCK * itemsize
-                decode(scratch, codes[n], source, target, whole)
-                if whole != count:
-                    copy_bytes(source + whole * itemsizes[n], tail_at, (count - whole) * itemsizes[n])
-                    decode(scratch, codes[n], tail_at, target + whole * itemsize, WIDTH)
-                    for element in range(count, padded):
-                        scratch[n, element] = 0
-                where[n] = target
-            if layout == TWO:
-                both_block(scratch, where[1], where[0], padded, sums_at + row_bytes, sums_at, pair_at)
-            elif layout == STAR:
-                self_block(scratch, where[0], padded, sums_at)
-            else:
-                for n in range(operands):
-                    self_block(scratch, where[n], padded, sums_at + n * row_bytes)
+            for n in range(operands):
+                if fixed[n]:
+                    target = fixed_at + n * fixed_bytes
+                    to_fixed(codes[n], itemsizes[n], sources[n], count, units[n, 0], target, tail_at, sums[n])
+                else:
+                    floats[n] = _as_floats(
+                        scratch,
+                        codes[n],
+                        itemsizes[n],
+                        direct[n],
+                        sources[n],
+                        count,
+                        scratch_at + n * float_bytes,
+                        tail_at,
+                    )
+            fused = layout == TWO and not fixed[0] and not fixed[1]
+            if fused:
+                both_block(scratch, floats[1], floats[0], padded, sums_at + sums_bytes, sums_at, pair_at)
+            for n in range(operands):
+                if fixed[n]:
+                    self_fixed(fixed_at + n * fixed_bytes, groups, exact_at)
+                    close_self_fixed(exact[0], shown_unit(units[n, 0]), sums[n], selfs[n])
+                elif layout == ANY or (n == 0 and layout == STAR) or (layout == TWO and not fused):
+                    self_block(scratch, floats[n], padded, sums_at + n * sums_bytes)
             for p in range(pair_count):
                 i, j = pairs[p, 0], pairs[p, 1]
-                if layout == STAR:
-                    one_block(scratch, where[i], where[j], padded, sums_at + i * row_bytes, pair_at)
-                elif layout == ANY:
-                    pair_block(scratch, where[i], where[j], padded, pair_at)
+                common = NO_UNIT
+                if fixed[i] and fixed[j]:
+                    common = common_unit(units[i], units[j])
+                if common != NO_UNIT:
+                    pair_fixed(
+                        fixed_at + i * fixed_bytes,
+                        fixed_at + j * fixed_bytes,
+                        shift_to(units[i, 0], common),
+                        shift_to(units[j, 0], common),
+                        groups,
+                        exact_at,
+                    )
+                    close_pair_fixed(exact[0], common, between[p])
+                    continue
+                for n in (i, j):
+                    if floats[n] == 0:
+                        floats[n] = _as_floats(
+                            scratch,
+                            codes[n],
+                            itemsizes[n],
+                            direct[n],
+                            sources[n],
+                            count,
+                            scratch_at + n * float_bytes,
+                            tail_at,
+                        )
+                if layout == STAR and not fixed[i]:
+                    one_block(scratch, floats[i], floats[j], padded, sums_at + i * sums_bytes, pair_at)
+                elif not fused:
+                    pair_block(scratch, floats[i], floats[j], padded, pair_at)
                 _close_pair(
                     scratch,
-                    where[i],
-                    where[j],
+                    floats[i],
+                    floats[j],
                     padded,
                     sums[i, 3],
                     sums[j, 3],
@@ -226,7 +326,10 @@ def _run(
                     force,
                 )
             for n in range(operands):
-                _close_self(scratch, where[n], padded, bits[n], whole_numbers[n], sums[n], lanes, lanes_at, selfs[n])
+                if not fixed[n]:
+                    _close_self(
+                        scratch, floats[n], padded, bits[n], whole_numbers[n], sums[n], lanes, lanes_at, selfs[n]
+                    )
 
 
 def _gather(
@@ -250,27 +353,21 @@ def _gather(
         for n in range(operands):
             part = matrix(doubles(), self_slots_at + 8 * SELF_SLOTS * (slot * operands + n), 1, SELF_SLOTS)[0]
             whole = matrix(doubles(), selfs_at + 8 * (SELF_SLOTS + 2) * (tensor * operands + n), 1, SELF_SLOTS + 2)[0]
-            _add_plain(whole, 0, SELF_SLOTS, part[0])
-            _add_plain(whole, 4, SELF_SLOTS + 1, part[4])
-            _add_compensated(whole, 1, part[1], part[2], part[3])
-            whole[5] = _larger(whole[5], part[5])
+            add_plain(whole, 0, SELF_SLOTS, part[0])
+            add_plain(whole, 4, SELF_SLOTS + 1, part[4])
+            add_compensated(whole, 1, part[1], part[2], part[3])
+            whole[5] = larger(whole[5], part[5])
             whole[6] += part[6]
         for p in range(pair_count):
             part = matrix(doubles(), pair_slots_at + 8 * PAIR_SLOTS * (slot * pair_count + p), 1, PAIR_SLOTS)[0]
             whole = matrix(doubles(), between_at + 8 * (PAIR_SLOTS + 2) * (tensor * pair_count + p), 1, PAIR_SLOTS + 2)[
                 0
             ]
-            _add_plain(whole, 0, PAIR_SLOTS, part[0])
-            _add_plain(whole, 1, PAIR_SLOTS + 1, part[1])
-            _add_compensated(whole, 2, part[2], part[3], part[4])
-            whole[5] = _larger(whole[5], part[5])
+            add_plain(whole, 0, PAIR_SLOTS, part[0])
+            add_plain(whole, 1, PAIR_SLOTS + 1, part[1])
+            add_compensated(whole, 2, part[2], part[3], part[4])
+            whole[5] = larger(whole[5], part[5])
             whole[6] += part[6]
-
-
-@njit(**COMPILED)
-def _add_plain(whole: Any, at: int, low: int, value: float) -> None:
-    whole[at], error = _two_sum(whole[at], value)
-    whole[low] += error
 
 
 def _signature(working: Any, integers: int) -> Any:

@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from support.kernel_cases import BACKENDS, SELF_EXACT, TWO, check, check_against_reference, exact, raw, run
 from weighbridge.engine.metrics import compute
 from weighbridge.kernels import reference
 from weighbridge.kernels.layout import BLOCK
 from weighbridge.kernels.sums import CHUNK
+
+from support.kernel_cases import BACKENDS, SELF_EXACT, TWO, check, check_against_reference, exact, raw, run
 
 RNG = np.random.default_rng(20)
 SIZE = 3 * BLOCK + 77
@@ -152,18 +153,17 @@ def test_large_integers_against_floats(backend):
     assert run(backend, [[y, x]], ["F64", "I64"])[1][0, 0, 4] == 2
 
 
-def test_float32_torch_would_not_do(backend):
-    """The tolerance tells the backends from plain float32 and from plain float64 sums: this check can fail."""
-    x, y = CANCELLING["huge mean, signs"]
-    stack = [raw(y, x, dtype=np.float32)]
-    wanted = exact(stack, ["F32", "F32"])
-    x, y = x.astype(np.float32), y.astype(np.float32)
-    for narrow in (np.float32, np.float64):
+def test_plain_sums_would_not_do(backend):
+    """The tolerance tells the backends from one running sum in float32, and in float64: this check can fail."""
+    for name, narrow in (("heavy tails", np.float32), ("1e30, 1, -1e30 in other lanes", np.float64)):
+        x, y = CANCELLING[name]
+        stack = [raw(y, x)]
+        wanted = exact(stack, ["F64", "F64"])
+        check(run(backend, stack, ["F64", "F64"]), wanted)
         selfs, between = (part.copy() for part in wanted)
-        selfs[0, 1, 2] = np.cumsum(x, dtype=narrow)[-1]  # one running sum
+        selfs[0, 1, 2] = np.cumsum(x, dtype=narrow)[-1]
         with pytest.raises(AssertionError):
             check((selfs, between), wanted)
-    check(run(backend, stack, ["F32", "F32"]), wanted)
 
 
 def elements(width):

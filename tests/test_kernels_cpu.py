@@ -21,6 +21,7 @@ from support.kernel_cases import (
     SMALL_SIZES,
     TWO,
     Memory,
+    assert_same_bits_in_every_layout,
     check_against_reference,
     exact,
     nearby,
@@ -132,22 +133,6 @@ def test_layouts(backend, code, layout):
     rng = np.random.default_rng(6)
     stack = [family(code, size, operands, rng) for size in (1, 40, BLOCK + 1)]
     check_against_reference(backend, stack, [code] * operands, pairs)
-
-
-def assert_same_bits_in_every_layout(backend, stack, codes):
-    """Each operand's sums and each pair's are those that a tile of nothing else gives."""
-    operands = len(codes)
-    alone_self = {n: run(backend, [[t[n]] for t in stack], [codes[n]], [])[0][:, 0] for n in range(operands)}
-    alone = {}
-    for i, j in itertools.permutations(range(operands), 2):
-        alone[i, j] = run(backend, [[t[j], t[i]] for t in stack], [codes[j], codes[i]])[1][:, 0]
-    stars = [(n, 0) for n in range(1, operands)]
-    for pairs in (stars, stars[::-1], list(itertools.permutations(range(operands), 2)), [(1, 0)], [(0, 1)]):
-        selfs, between = run(backend, stack, codes, pairs)
-        for n in range(operands):
-            assert same_bits([selfs[:, n].copy()], [alone_self[n]]), f"operand {n} of {pairs}"
-        for p, pair in enumerate(pairs):
-            assert same_bits([between[:, p].copy()], [alone[pair]]), f"{pair} of {pairs}"
 
 
 @pytest.mark.parametrize("code", ["F64", "F32", "F16", "I64", "F8_E4M3FNUZ"])

@@ -1,5 +1,7 @@
 """One table for the tests of every kernel backend: backends, tensors, where they lie, and what is close enough."""
 
+import itertools
+
 import numpy as np
 
 from weighbridge.kernels import cpu, reference
@@ -104,3 +106,19 @@ def check_against_reference(backend, stack, codes, pairs=TWO, **options):
 def same_bits(first, second):
     """Whether two results are equal to the last bit, the sign of zero included."""
     return all(np.array_equal(a.view(np.int64), b.view(np.int64)) for a, b in zip(first, second, strict=True))
+
+
+def assert_same_bits_in_every_layout(backend, stack, codes):
+    """Each operand's sums and each pair's are those that a tile of nothing else gives."""
+    operands = len(codes)
+    alone_self = {n: run(backend, [[t[n]] for t in stack], [codes[n]], [])[0][:, 0] for n in range(operands)}
+    alone = {}
+    for i, j in itertools.permutations(range(operands), 2):
+        alone[i, j] = run(backend, [[t[j], t[i]] for t in stack], [codes[j], codes[i]])[1][:, 0]
+    stars = [(n, 0) for n in range(1, operands)]
+    for pairs in (stars, stars[::-1], list(itertools.permutations(range(operands), 2)), [(1, 0)], [(0, 1)]):
+        selfs, between = run(backend, stack, codes, pairs)
+        for n in range(operands):
+            assert same_bits([selfs[:, n].copy()], [alone_self[n]]), f"operand {n} of {pairs}"
+        for p, pair in enumerate(pairs):
+            assert same_bits([between[:, p].copy()], [alone[pair]]), f"{pair} of {pairs}"

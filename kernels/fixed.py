@@ -1,0 +1,365 @@
+"""Blocks of narrow dtypes in fixed point: exact sums, in integers, at more than twice the rate of float64 arithmetic.
+
+The elements of a block of bfloat16, float16, float8 or small integers are whole multiples of some 2**q, and unless
+their magnitudes span more than about 2**19 they are multiples below 2**FIXED_BITS. Then every sum of the block is a sum
+of integers: differences of int32, products of int32 in int64, all exact, and what comes out is rounded once. A block
+that spans more goes the way of float32; which way it goes depends on the operand (for self sums) or on the pair (for
+pair sums) alone, so a sum is the same bits whatever else is in the tile.
+
+With |X| < 2**27 and |X - Y| < 2**28, eight terms of a lane fit 32 bits, a group, after which they are added to 64-bit
+lanes; squares go there at once: 128 terms below 2**56 fit. Lanes of 2 Σxy = Σx² + Σy² - Σd² are right modulo 2**64 and
+small, hence right.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba.core import types
+
+from .blocks import Emitter, Value, intrinsic
+from .decoders import DECODERS
+from .layout import FIXED_GROUP, LANES
+
+_I8, _I16, _I32, _I64, _F32 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
+_WIDTH = 2 * LANES
+_V16 = ir.VectorType(_I32, _WIDTH)
+_VF = ir.VectorType(_F32, _WIDTH)
+_VL = ir.VectorType(_I64, LANES)
+
+
+def _range_intrinsic(element: Any) -> Any:
+    """Largest magnitude and smallest magnitude above zero of `count` raw patterns, as integers, at out[0] and out[1].
+
+    Sign-and-magnitude formats: magnitudes order as their bits do.
+    """
+    lanes = ir.VectorType(element, 512 // element.width)
+
+    def typed(typingctx: Any, source: Any, count: Any, out: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            source, count, out = args
+            e = Emitter(builder)
+
+            def body(index: Value, state: list[Value]) -> list[Value]:
+                largest, smallest = state
+                raw = e.load(lanes, source, builder.mul(index, ir.Constant(_I64, element.width // 8)))
+                size = builder.and_(raw, e.constant(lanes, (1 << (element.width - 1)) - 1))
+                # Less one, zero becomes the largest unsigned number: it is no magnitude to be held exactly.
+                less_one = builder.add(size, e.constant(lanes, -1))
+                return [_larger(e, size, largest), _smaller(e, less_one, smallest)]
+
+            largest, smallest = e.loop(count, lanes.count, [e.constant(lanes, 0), e.constant(lanes, -1)], body)
+            top = e.reduce(largest, lambda p, q: _larger(e, p, q))
+            low = builder.add(e.reduce(smallest, lambda p, q: _smaller(e, p, q)), ir.Constant(element, 1))
+            e.store(builder.zext(top, _I64), out, 0)
+            e.store(builder.zext(low, _I64), out, 1)
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.int64, types.int64), codegen
+
+    return intrinsic(typed)
+
+
+def _larger(e: Emitter, p: Value, q: Value) -> Value:
+    return e.b.select(e.b.icmp_unsigned(">", p, q), p, q)
+
+
+def _smaller(e: Emitter, p: Value, q: Value) -> Value:
+    return e.b.select(e.b.icmp_unsigned("<", p, q), p, q)
+
+
+range8 = _range_intrinsic(_I8)
+range16 = _range_intrinsic(_I16)
+
+
+def _e4m3(e: Emitter, raw: Value) -> Value:
+    """By way of float16, whose exponent is one bit wider: subnormals cost nothing there, as float32 they would."""
+    half = ir.VectorType(_I16, _WIDTH)
+    bits = e.b.and_(e.b.shl(e.b.sext(raw, half), e.constant(half, 7)), e.constant(half, 0xBF80))
+    wide = e.b.fpext(e.b.bitcast(bits, ir.VectorType(ir.HalfType(), _WIDTH)), _VF)
+    return e.b.fmul(wide, e.constant(_VF, 256.0))
+
+
+def _e5m2(e: Emitter, raw: Value) -> Value:
+    """The upper half of a float16."""
+    half = ir.VectorType(_I16, _WIDTH)
+    bits = e.b.shl(e.b.zext(raw, half), e.constant(half, 8))
+    return e.b.fpext(e.b.bitcast(bits, ir.VectorType(ir.HalfType(), _WIDTH)), _VF)
+
+
+# What is loaded and how it becomes a float32 that is still to be scaled, or at once the integer.
+_FLOATS: dict[str, tuple[Any, Any]] = {
+    "BF16": (_I16, lambda e, v: e.b.bitcast(e.b.shl(e.b.zext(v, _V16), e.constant(_V16, 16)), _VF)),
+    "F16": (ir.HalfType(), lambda e, v: e.b.fpext(v, _VF)),
+    "F8_E4M3": (_I8, _e4m3),
+    "F8_E5M2": (_I8, _e5m2),
+}
+_INTEGERS: dict[str, tuple[Any, Any]] = {
+    "I8": (_I8, lambda e, v: e.b.sext(v, _V16)),
+    "U8": (_I8, lambda e, v: e.b.zext(v, _V16)),
+    "I16": (_I16, lambda e, v: e.b.sext(v, _V16)),
+    "U16": (_I16, lambda e, v: e.b.zext(v, _V16)),
+    "BOOL": (_I8, lambda e, v: e.b.zext(e.b.icmp_unsigned("!=", v, ir.Constant(v.type, [0] * _WIDTH)), _V16)),
+}
+
+
+def _converter(code: str) -> Any:
+    """The intrinsic that turns `count` elements at `source` into int32 multiples of 1 / scale at `target`.
+
+    For integer dtypes it returns the largest magnitude, for floats -1: there `_range_intrinsic` has told it.
+    """
+    element, _ = (_FLOATS | _INTEGERS)[code]
+    itemsize = DECODERS[code].itemsize
+
+    def typed(typingctx: Any, source: Any, target: Any, count: Any, scale: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            source, target, count, scale = args
+            e = Emitter(builder)
+            factor = [_splat(e, scale)] if code in _FLOATS else []
+
+            def body(index: Value, state: list[Value]) -> list[Value]:
+                raw = e.load(ir.VectorType(element, _WIDTH), source, builder.mul(index, ir.Constant(_I64, itemsize)))
+                whole = _fixed_value(e, code, raw, *factor)
+                e.store_at(whole, target, builder.mul(index, ir.Constant(_I64, 4)))
+                return [] if code in _FLOATS else [_larger(e, _magnitude(e, whole), state[0])]
+
+            if code in _FLOATS:
+                e.loop(count, _WIDTH, [], body)
+                return ir.Constant(_I64, -1)
+            (largest,) = e.loop(count, _WIDTH, [e.constant(_V16, 0)], body)
+            return builder.zext(e.reduce(largest, lambda p, q: _larger(e, p, q)), _I64)
+
+        return types.int64(types.int64, types.int64, types.int64, types.float32), codegen
+
+    return intrinsic(typed)
+
+
+fix_bf16, fix_f16, fix_e4m3, fix_e5m2 = (_converter(code) for code in ("BF16", "F16", "F8_E4M3", "F8_E5M2"))
+fix_i8, fix_u8, fix_i16, fix_u16, fix_bool = (_converter(code) for code in ("I8", "U8", "I16", "U16", "BOOL"))
+
+
+def _magnitude(e: Emitter, v: Value) -> Value:
+    return e.b.select(e.b.icmp_signed("<", v, e.constant(_V16, 0)), e.b.neg(v), v)
+
+
+class _Sums:
+    """Running sums of one vector of integers V: Σ|V|, ΣV², ΣV if it is asked for, max|V| likewise."""
+
+    def __init__(self, e: Emitter, *, signed: bool, peak: bool) -> None:
+        self.e, self.signed = e, signed
+        self.wide = [e.constant(_VL, 0)] * (3 if signed else 2)  # Σ|V|, ΣV², ΣV
+        self.largest = [e.constant(_V16, 0)] if peak else []
+
+    @property
+    def state(self) -> list[Value]:
+        return [*self.wide, *self.largest]
+
+    @state.setter
+    def state(self, values: list[Value]) -> None:
+        at = len(self.wide)
+        self.wide, self.largest = values[:at], values[at:]
+
+    def begin_group(self) -> None:
+        self.narrow = [self.e.constant(_V16, 0)] * (2 if self.signed else 1)
+
+    def add(self, v: Value) -> None:
+        e, b = self.e, self.e.b
+        size = _magnitude(e, v)
+        self.narrow[0] = b.add(self.narrow[0], size)
+        if self.signed:
+            self.narrow[1] = b.add(self.narrow[1], v)
+        self.largest = [_larger(e, size, each) for each in self.largest]
+        for part in _unsigned_halves(e, size):
+            self.wide[1] = b.add(self.wide[1], b.mul(part, part))
+
+    def end_group(self) -> None:
+        for part in _unsigned_halves(self.e, self.narrow[0]):
+            self.wide[0] = self.e.b.add(self.wide[0], part)
+        if self.signed:
+            for part in _signed_halves(self.e, self.narrow[1]):
+                self.wide[2] = self.e.b.add(self.wide[2], part)
+
+
+def _unsigned_halves(e: Emitter, v: Value) -> list[Value]:
+    pairs = e.b.bitcast(v, _VL)
+    return [e.b.and_(pairs, e.constant(_VL, 0xFFFFFFFF)), e.b.lshr(pairs, e.constant(_VL, 32))]
+
+
+def _signed_halves(e: Emitter, v: Value) -> list[Value]:
+    pairs = e.b.bitcast(v, _VL)
+    half = e.constant(_VL, 32)
+    return [e.b.ashr(e.b.shl(pairs, half), half), e.b.ashr(pairs, half)]
+
+
+def _store_lanes(e: Emitter, vectors: list[tuple[Value, bool]], out: Value) -> None:
+    """The sum of the lanes of each int64 vector (signed or not) as two integers, high * 2**32 + low, in turn.
+
+    All vectors are folded at once: two halves of two vectors make one, so eight cost 21 instructions and not 48.
+    """
+    half, low = e.constant(_VL, 32), e.constant(_VL, 0xFFFFFFFF)
+    parts = []
+    for lanes, signed in vectors:
+        parts += [e.b.ashr(lanes, half) if signed else e.b.lshr(lanes, half), e.b.and_(lanes, low)]
+    parts += [e.constant(_VL, 0)] * (LANES - len(parts))
+    width = LANES
+    while width > 1:
+        # Each part holds runs of `width` lanes to be added up: its first halves and its second halves are brought
+        # beside those of the next part and added.
+        runs = [range(start, start + width // 2) for start in range(0, 2 * LANES, width)]
+        first = ir.Constant(ir.VectorType(_I32, LANES), [lane for run in runs for lane in run])
+        second = ir.Constant(ir.VectorType(_I32, LANES), [lane + width // 2 for run in runs for lane in run])
+        parts = [
+            e.b.add(e.b.shuffle_vector(p, q, first), e.b.shuffle_vector(p, q, second))
+            for p, q in zip(parts[::2], parts[1::2], strict=True)
+        ]
+        width //= 2
+    e.store(parts[0], out, 0)
+
+
+def _store_self(e: Emitter, sums: _Sums, out: Value) -> None:
+    """Σ|X|, ΣX, ΣX² as (high, low), and max|X| where it was tracked: 7 of FIXED_OUT int64."""
+    size, squares, total = sums.wide
+    _store_lanes(e, [(size, False), (total, True), (squares, False)], out)
+    for largest in sums.largest:
+        _store_largest(e, largest, out, 6)
+
+
+def _store_largest(e: Emitter, largest: Value, out: Value, slot: int) -> None:
+    e.store(e.b.zext(e.reduce(largest, lambda p, q: _larger(e, p, q)), _I64), out, slot)
+
+
+def _fixed_block(selfs: int, operands: int, *, shifted: bool = False, code: str | None = None) -> Any:
+    """Code for the self sums of the first `selfs` of the operands, and, where there are two, of the pair sums.
+
+    Operands are int32, to be shifted where `shifted`, or as stored where a dtype's `code` is given, to be scaled.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        sources, args = args[:operands], args[operands:]
+        shifts, args = (args[:operands], args[operands:]) if shifted else ([], args)
+        factors, args = (args[:1], args[1:]) if code in _FLOATS else ([], args)
+        count, outs = args[0], args[1:]
+        e = Emitter(builder)
+        up = [_splat(e, builder.trunc(shift, _I32)) for shift in shifts]
+        factor = [_splat(e, each) for each in factors]
+        element = _V16.element if code is None else (_FLOATS | _INTEGERS)[code][0]
+        itemsize = 4 if code is None else DECODERS[code].itemsize
+        sums = [_Sums(e, signed=True, peak=code in _INTEGERS) for _ in range(selfs)]
+        paired = operands == 2
+        difference = _Sums(e, signed=False, peak=True)
+        extra = [e.constant(_V16, 0), e.constant(_VL, 0)] if paired else []  # #(X ≠ Y), ΣXY where not derived
+        parts = [*sums, difference] if paired else sums
+        widths = [len(part.state) for part in parts]
+
+        def split(state: list[Value]) -> None:
+            at = 0
+            for part, width in zip(parts, widths, strict=True):
+                part.state = state[at : at + width]
+                at += width
+            extra[:] = state[at:]
+
+        def body(index: Value, state: list[Value]) -> list[Value]:
+            split(state)
+            for part in parts:
+                part.begin_group()
+            for step in range(FIXED_GROUP // _WIDTH):
+                byte = builder.mul(builder.add(index, ir.Constant(_I64, step * _WIDTH)), ir.Constant(_I64, itemsize))
+                values = [e.load(ir.VectorType(element, _WIDTH), source, byte) for source in sources]
+                if code is not None:
+                    values = [_fixed_value(e, code, value, *factor) for value in values]
+                if shifted:
+                    values = [builder.shl(value, shift) for value, shift in zip(values, up, strict=True)]
+                for part, value in zip(sums, values, strict=False):
+                    part.add(value)
+                if paired:
+                    d = builder.sub(*values)
+                    difference.add(d)
+                    extra[0] = builder.add(extra[0], _smaller(e, d, e.constant(_V16, 1)))
+                    if selfs < 2:
+                        for x, y in zip(*(_signed_halves(e, value) for value in values), strict=True):
+                            extra[1] = builder.add(extra[1], builder.mul(x, y))
+            for part in parts:
+                part.end_group()
+            return [value for part in parts for value in part.state] + extra
+
+        start = [value for part in parts for value in part.state] + extra
+        split(e.loop(count, FIXED_GROUP, start, body))
+        for part, out in zip(sums, outs, strict=False):
+            _store_self(e, part, out)
+        if paired:
+            out = outs[selfs]
+            size, squares = difference.wide
+            twice = builder.shl(extra[1], e.constant(_VL, 1))
+            if selfs == 2:
+                twice = builder.sub(builder.add(sums[0].wide[1], sums[1].wide[1]), squares)
+            _store_lanes(e, [(size, False), (squares, False), (twice, True)], out)
+            _store_largest(e, difference.largest[0], out, 6)
+            e.store(builder.zext(e.reduce(extra[0], builder.add), _I64), out, 7)
+        return context.get_dummy_value()
+
+    scale = [types.float32] if code in _FLOATS else []
+    results = selfs + (operands == 2)
+    return types.void(*[types.int64] * operands * (1 + shifted), *scale, *[types.int64] * (1 + results)), codegen
+
+
+def _splat(e: Emitter, value: Value) -> Value:
+    none = ir.Constant(ir.VectorType(value.type, _WIDTH), ir.Undefined)
+    one = e.b.insert_element(none, value, ir.Constant(_I32, 0))
+    return e.b.shuffle_vector(one, none, ir.Constant(_V16, [0] * _WIDTH))
+
+
+def _fixed_value(e: Emitter, code: str, raw: Value, factor: Value | None = None) -> Value:
+    """Stored elements as int32: integers as they are, floats times `factor`."""
+    value = (_FLOATS | _INTEGERS)[code][1](e, raw)
+    return value if factor is None else e.b.fptosi(e.b.fmul(value, factor), _V16)
+
+
+@intrinsic
+def self_fixed(typingctx: Any, x: Any, count: Any, out: Any) -> Any:
+    """Self sums of `count` int32 at x, as 6 int64: Σ|X|, ΣX, ΣX² as (high, low)."""
+    return _fixed_block(selfs=1, operands=1)
+
+
+@intrinsic
+def pair_fixed(typingctx: Any, x: Any, y: Any, shift_x: Any, shift_y: Any, count: Any, out: Any) -> Any:
+    """Pair sums of X << shift_x and Y << shift_y: Σ|X-Y|, Σ(X-Y)², 2 ΣXY as (high, low), max|X-Y|, #(X ≠ Y)."""
+    return _fixed_block(selfs=0, operands=2, shifted=True)
+
+
+@intrinsic
+def both_fixed(
+    typingctx: Any, x: Any, y: Any, shift_x: Any, shift_y: Any, count: Any, out_x: Any, out_y: Any, out: Any
+) -> Any:
+    """Self sums of X << shift_x and of Y << shift_y and their pair sums in one loop."""
+    return _fixed_block(selfs=2, operands=2, shifted=True)
+
+
+def _both_stored(code: str) -> Any:
+    """`both_fixed` on elements as they are stored: no detour through memory. Floats take the scale, 1 / unit, too."""
+    if code in _FLOATS:
+
+        def scaled(typingctx: Any, x: Any, y: Any, scale: Any, count: Any, out_x: Any, out_y: Any, out: Any) -> Any:
+            return _fixed_block(selfs=2, operands=2, code=code)
+
+        return intrinsic(scaled)
+
+    def plain(typingctx: Any, x: Any, y: Any, count: Any, out_x: Any, out_y: Any, out: Any) -> Any:
+        return _fixed_block(selfs=2, operands=2, code=code)
+
+    return intrinsic(plain)
+
+
+both_bf16, both_f16, both_e4m3, both_e5m2 = (_both_stored(code) for code in ("BF16", "F16", "F8_E4M3", "F8_E5M2"))
+both_i8, both_u8 = _both_stored("I8"), _both_stored("U8")
+
+
+@intrinsic
+def power_of_two(typingctx: Any, exponent: Any) -> Any:
+    """2.0**exponent as float64, for -1022 <= exponent <= 1023."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        bits = builder.shl(builder.add(args[0], ir.Constant(_I64, 1023)), ir.Constant(_I64, 52))
+        return builder.bitcast(bits, ir.DoubleType())
+
+    return types.float64(types.int64), codegen

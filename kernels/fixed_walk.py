@@ -1,0 +1,209 @@
+"""One block in fixed point: whether it can be, its conversion, and the way of its integer sums into the slots.
+
+A block of an operand has a unit 2**q of which all its elements are whole multiples, and a top: all magnitudes are below
+2**(top + 1). It is held in fixed point when top + 1 - q is at most FIXED_BITS; a pair of blocks is when the same holds
+for the larger top and the smaller unit.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import njit
+
+from .accumulate import COMPILED, add_compensated, larger, two_sum
+from .blocks import copy_bytes, zero_bytes
+from .decoders import DECODERS
+from .fixed import (
+    both_bf16,
+    both_e4m3,
+    both_e5m2,
+    both_f16,
+    both_i8,
+    both_u8,
+    fix_bf16,
+    fix_bool,
+    fix_e4m3,
+    fix_e5m2,
+    fix_f16,
+    fix_i8,
+    fix_i16,
+    fix_u8,
+    fix_u16,
+    power_of_two,
+    range8,
+    range16,
+)
+from .layout import FIXED_BITS, FIXED_GROUP, NO_UNIT, TAIL_SLOTS, ZERO_UNIT
+
+_BF16, _F16, _E4M3, _E5M2 = (DECODERS[code].index for code in ("BF16", "F16", "F8_E4M3", "F8_E5M2"))
+_I8, _U8, _I16, _U16 = (DECODERS[code].index for code in ("I8", "U8", "I16", "U16"))
+_TWO_32 = 2.0**32
+
+
+@njit(**COMPILED)
+def _convert(code: int, source: int, target: int, count: int, scale: float) -> int:
+    if code == _BF16:
+        return fix_bf16(source, target, count, scale)
+    if code == _F16:
+        return fix_f16(source, target, count, scale)
+    if code == _E4M3:
+        return fix_e4m3(source, target, count, scale)
+    if code == _E5M2:
+        return fix_e5m2(source, target, count, scale)
+    if code == _I8:
+        return fix_i8(source, target, count, scale)
+    if code == _U8:
+        return fix_u8(source, target, count, scale)
+    if code == _I16:
+        return fix_i16(source, target, count, scale)
+    if code == _U16:
+        return fix_u16(source, target, count, scale)
+    return fix_bool(source, target, count, scale)
+
+
+@njit(**COMPILED)
+def both_stored(code: int, x: int, y: int, unit: int, count: int, out_x: int, out_y: int, out: int) -> int:
+    """`fixed.both_fixed` on two blocks of one dtype as they are stored; 0 if that dtype has no loop for it."""
+    scale = power_of_two(-unit)
+    if code == _BF16:
+        both_bf16(x, y, scale, count, out_x, out_y, out)
+    elif code == _F16:
+        both_f16(x, y, scale, count, out_x, out_y, out)
+    elif code == _E4M3:
+        both_e4m3(x, y, scale, count, out_x, out_y, out)
+    elif code == _E5M2:
+        both_e5m2(x, y, scale, count, out_x, out_y, out)
+    elif code == _I8:
+        both_i8(x, y, count, out_x, out_y, out)
+    elif code == _U8:
+        both_u8(x, y, count, out_x, out_y, out)
+    else:
+        return 0
+    return 1
+
+
+@njit(**COMPILED)
+def find_unit(
+    format_of: Any,
+    itemsize: int,
+    source: int,
+    count: int,
+    tail_at: int,
+    found: Any,
+    found_at: int,
+    of_block: Any,
+    sums: Any,
+) -> int:
+    """The unit and the top of a block, at of_block[0] and of_block[1]; 1 if it can be held in fixed point.
+
+    `format_of` holds the operand's rows of `layout.OPERAND_ROWS` from the fifth on: whether it is an integer dtype (2)
+    or a float (1), bits of the mantissa (of the magnitude), bias of the exponent, first pattern that is not finite. Of
+    floats, the largest magnitude goes to sums[4], where a block's max|x| stands.
+    """
+    if format_of[0] == 2:
+        of_block[0], of_block[1] = 0, format_of[1]
+        return 1
+    mantissa, bias = format_of[1], format_of[2]
+    whole = count // FIXED_GROUP * FIXED_GROUP
+    _range(itemsize, source, whole, found_at)
+    largest, smallest = found[0], found[1]
+    if whole != count:
+        copy_tail(itemsize, source, count, tail_at)
+        _range(itemsize, tail_at, FIXED_GROUP, found_at)
+        largest = max(largest, found[0])
+        if smallest == 0 or 0 < found[1] < smallest:
+            smallest = found[1]
+    if largest >= format_of[3]:
+        return 0
+    if largest == 0:
+        of_block[0], of_block[1], sums[4] = ZERO_UNIT, -ZERO_UNIT, 0.0
+        return 1
+    stored = largest >> mantissa
+    top = max(stored, 1) - bias
+    unit = max(smallest >> mantissa, 1) - bias - mantissa
+    if stored:  # the leading bit of a normal number is not stored
+        largest += (1 - stored) << mantissa
+    sums[4] = largest * power_of_two(top - mantissa)
+    of_block[0], of_block[1] = unit, top
+    # The scale must be a normal float32.
+    return 1 if top + 1 - unit <= FIXED_BITS and -127 <= unit <= 126 else 0
+
+
+@njit(**COMPILED)
+def to_fixed(
+    code: int, itemsize: int, source: int, count: int, unit: int, target: int, tail_at: int, sums: Any
+) -> None:
+    """Convert a block to int32 multiples of its unit at `target`, padded with zeros to whole groups.
+
+    Of integer dtypes, the largest magnitude goes to sums[4].
+    """
+    whole = count // FIXED_GROUP * FIXED_GROUP
+    scale = power_of_two(-shown_unit(unit))
+    largest = _convert(code, source, target, whole, scale)
+    if whole != count:
+        copy_tail(itemsize, source, count, tail_at)
+        largest = max(largest, _convert(code, tail_at, target + 4 * whole, FIXED_GROUP, scale))
+    if largest >= 0:
+        sums[4] = largest
+
+
+@njit(**COMPILED)
+def copy_tail(itemsize: int, source: int, count: int, tail_at: int) -> None:
+    """What is behind a block's last whole group, padded with zeros to a group."""
+    whole = count // FIXED_GROUP * FIXED_GROUP
+    zero_bytes(tail_at, 8 * TAIL_SLOTS)
+    copy_bytes(source + whole * itemsize, tail_at, (count - whole) * itemsize)
+
+
+@njit(**COMPILED)
+def _range(itemsize: int, source: int, count: int, out: int) -> None:
+    if itemsize == 1:
+        range8(source, count, out)
+    else:
+        range16(source, count, out)
+
+
+@njit(**COMPILED)
+def common_unit(x: Any, y: Any) -> int:
+    """The unit in which both blocks of a pair, each given as (unit, top), fit; or NO_UNIT."""
+    common = min(x[0], y[0])
+    if max(x[1], y[1]) + 1 - common > FIXED_BITS:
+        return NO_UNIT
+    return shown_unit(common)
+
+
+@njit(**COMPILED)
+def shown_unit(unit: int) -> int:
+    """The unit of a block that is zero throughout is any; 0 will do."""
+    return 0 if unit == ZERO_UNIT else unit
+
+
+@njit(**COMPILED)
+def shift_to(unit: int, common: int) -> int:
+    """By how much integers of one unit are shifted to be of another."""
+    return 0 if unit == ZERO_UNIT else unit - common
+
+
+@njit(**COMPILED)
+def close_self_fixed(exact: Any, unit: int, sums: Any, slots: Any) -> None:
+    """Add the integer self sums of one block, and max|x| in sums[4], to its chunk's slots; Σx² goes to sums[3] too."""
+    scale = power_of_two(unit)
+    slots[0] += (exact[0] * _TWO_32 + exact[1]) * scale
+    add_compensated(slots, 1, (exact[2] * _TWO_32 + exact[3]) * scale, 0.0, 0.0)
+    sums[3] = (exact[4] * _TWO_32 + exact[5]) * (scale * scale)
+    slots[4] += sums[3]
+    slots[5] = larger(slots[5], sums[4])
+
+
+@njit(**COMPILED)
+def close_pair_fixed(exact: Any, unit: int, slots: Any) -> None:
+    """Add the integer pair sums of one block to its chunk's slots."""
+    scale = power_of_two(unit)
+    square = scale * scale
+    slots[0] += (exact[0] * _TWO_32 + exact[1]) * scale
+    slots[1] += (exact[2] * _TWO_32 + exact[3]) * square
+    high, low = two_sum(exact[4] * _TWO_32, float(exact[5]))
+    add_compensated(slots, 2, high * (0.5 * square), low * (0.5 * square), 0.0)
+    slots[5] = larger(slots[5], exact[6] * scale)
+    slots[6] += exact[7]
