@@ -13,7 +13,7 @@ help:
 	@echo "make test    run the tests"
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff rewrite what it can"
-	@echo "make bench   run the benchmarks and record their rows (some minutes, some 6 GB of disk)"
+	@echo "make bench   run the benchmarks and record their rows (a quarter of an hour, 30 GB of disk)"
 	@echo "make tables  put the recorded rows into README.md"
 
 demo: $(VENV)/installed-base

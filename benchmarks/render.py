@@ -1,14 +1,17 @@
-"""Puts the recorded rows into README.md, between its two markers; with --check, says whether they are there already."""
+"""Puts the recorded rows into README.md, between their markers; with --check, says whether they are there already."""
 
 import argparse
 import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+from measuring.accuracy import Errors, recorded_errors
 from measuring.results import Row, recorded
 
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
+ACCURACY_BEGIN, ACCURACY_END = "<!-- accuracy: begin -->", "<!-- accuracy: end -->"
 README = Path(__file__).parent.parent / "README.md"
 
 
@@ -16,51 +19,100 @@ def table(rows: Iterable[Row]) -> str:
     """The rows as Markdown, a table for each machine, what was missed included."""
     by_machine: dict[str, list[Row]] = {}
     for row in rows:
-        machine = row.machine
-        title = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, {machine['kernel']}"
-        by_machine.setdefault(title, []).append(row)
+        by_machine.setdefault(_machine(row.machine), []).append(row)
     parts = []
     for title, members in by_machine.items():
         lines = [
             f"{title}:",
             "",
-            "| timed | seconds | against | seconds | ratio | asked for | ceiling of the machine |",
+            "| question | timed | against | asked for | measured | | ceiling of the machine |",
             "|---|---|---|---|---|---|---|",
         ]
+        before = None
         for row in members:
             ours, theirs, ceiling = (row.seconds[name] for name in (row.subject, row.against, row.ceiling))
-            met = "" if row.met else ", missed"
             cells = (
-                _escape(row.subject),
-                f"{ours:.3f}",
-                _escape(row.against),
-                f"{theirs:.3f}",
-                f"**{row.ratio:.2f}**",
-                f"{row.asked}{met}",
-                f"{_escape(row.ceiling)}: {ceiling:.3f} s",
+                "" if row.question == before else _escape(row.in_words),
+                f"{_escape(row.subject)}: {_seconds(ours)}",
+                f"{_escape(row.against)}: {_seconds(theirs)}",
+                _asked(row),
+                f"**{row.ratio:.3g} ×**",
+                "met" if row.met else "**missed**",
+                f"{_escape(row.ceiling)}: {_seconds(ceiling)}",
             )
+            before = row.question
             lines.append("| " + " | ".join(cells) + " |")
         parts.append("\n".join(lines))
-        for stamp in sorted({_stamp(row) for row in members}):
-            parts.append(stamp)
+        parts += sorted({_stamp(vars(row), f"Medians of {_rounds(members, row)} rounds in turn") for row in members})
     return "\n\n".join(parts)
 
 
-def replaced(text: str, rows: Iterable[Row]) -> str:
-    """The text with what stands between the markers renewed."""
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise SystemExit(f"README.md must hold the lines {BEGIN} and {END} once each")
-    between = re.compile(re.escape(BEGIN) + ".*?" + re.escape(END), re.DOTALL)
-    return between.sub(lambda _: f"{BEGIN}\n{table(rows)}\n{END}", text)
+def accuracy_table(rows: Iterable[Errors], stamp: dict[str, Any]) -> str:
+    """The errors as Markdown: ours, torch's, and which sum was the worst."""
+    lines = [
+        "| data | dtype | elements | worst sum, relative error | torch's worst | cosine distance | torch's |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        cells = (
+            _escape(row.case),
+            row.dtype,
+            f"{row.elements:,}",
+            _error(row.sums) + (f" ({row.worst})" if row.worst else ""),
+            _error(row.torch_sums) + (f" ({row.torch_worst})" if row.torch_worst else ""),
+            _error(row.cosine_distance),
+            _error(row.torch_cosine_distance),
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    if stamp:
+        lines += ["", _stamp(stamp, "torch in float32, in float64 for F64")]
+    return "\n".join(lines)
+
+
+def replaced(text: str, between: str, begin: str = BEGIN, end: str = END) -> str:
+    """The text with what stands between two markers renewed."""
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise SystemExit(f"README.md must hold the lines {begin} and {end} once each")
+    place = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
+    return place.sub(lambda _: f"{begin}\n{between}\n{end}", text)
+
+
+def _asked(row: Row) -> str:
+    sign, bound = row.asked.split()
+    return f"≤ {bound} × its time" if sign == "<=" else f"≥ {bound} × its speed"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.3f} s" if seconds >= 0.1 else f"{1000 * seconds:.1f} ms"
+
+
+def _error(error: float | None) -> str:
+    if error is None:
+        return ""
+    if error == 0:
+        return "0"
+    return "∞" if error == float("inf") else f"{error:.0e}"
 
 
 def _escape(text: str) -> str:
     return text.replace("|", "\\|").replace("*", "\\*")
 
 
-def _stamp(row: Row) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in row.versions.items())
-    return f"Medians of {row.rounds} rounds in turn, {row.date}, commit {row.commit}; {versions}."
+def _machine(machine: dict[str, Any]) -> str:
+    return f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, {machine['kernel']}"
+
+
+def _rounds(members: list[Row], like: Row) -> str:
+    """How many rounds the rows with this row's versions, commit and date are medians of: "3 to 21"."""
+    rounds = sorted(
+        {row.rounds for row in members if _stamp(vars(row), "") == _stamp(vars(like), "")},
+    )
+    return str(rounds[0]) if len(rounds) == 1 else f"{rounds[0]} to {rounds[-1]}"
+
+
+def _stamp(made: dict[str, Any], what: str) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
+    return f"{what}, {made['date']}, commit {made['commit']}; {versions}."
 
 
 def main() -> None:
@@ -68,7 +120,8 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="exit 1 when README.md is not up to date")
     arguments = parser.parse_args()
     old = README.read_text()
-    new = replaced(old, recorded())
+    new = replaced(old, table(recorded()))
+    new = replaced(new, accuracy_table(*recorded_errors()), ACCURACY_BEGIN, ACCURACY_END)
     if arguments.check:
         sys.exit(old != new)
     README.write_text(new)

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..kernels import cpu
 from ..kernels.sums import PAIR_SUMS, SELF_SUMS
+from .loading import Say, load_kernels
 from .plan import Batch, Joined, batches
 from .reading import Files, Staging
 
@@ -36,38 +37,43 @@ class Sums:
 
 
 def execute(
-    joined: Sequence[Joined],
+    joined: Sequence[Joined] | Sequence[Batch],
     operands: int,
     pairs: Sequence[tuple[int, int]],
     *,
     threads: int | None = None,
     io: str = "auto",
     progress: Progress | None = None,
+    say: Say | None = None,
 ) -> Sums:
     """The self sums of every operand and the pair sums of every listed pair, each byte read once.
 
     Args:
-        joined: K tensors with N operands each.
+        joined: K tensors with N operands each, or the batches that `plan.batches` made of them.
         operands: N (given apart, for K may be 0).
         pairs: P pairs (i, j) of operands, x = operand i, y = operand j.
         threads: worker threads; default all processors of this process. The result does not depend on it.
         io: how files are read, see `reading.Files`. The result does not depend on it.
         progress: called with (bytes done, bytes in all) a few times a second at most, from this thread.
+        say: told in a sentence when the kernels must be compiled first; that is not timed.
     Returns:
         `Sums`; rows in the order of `joined`.
     Raises:
         ReadError: a file cannot be read, is too short, or changed while it was read.
+        KernelError: the kernels cannot be compiled.
     """
+    parts = [each for each in joined if isinstance(each, Batch)]
+    parts += batches([each for each in joined if isinstance(each, Joined)])
+    load_kernels({batch.dtypes for batch in parts}, say)
     started = time.perf_counter()
-    total = sum(tensor.nbytes for tensor in joined)
-    selfs = np.zeros((len(joined), operands, len(SELF_SUMS)))
-    between = np.zeros((len(joined), len(pairs), len(PAIR_SUMS)))
-    position = {tensor.index: row for row, tensor in enumerate(joined)}
-    report = _Throttle(progress, total)
+    tensors = sum(len(batch.rows) for batch in parts)
+    selfs = np.zeros((tensors, operands, len(SELF_SUMS)))
+    between = np.zeros((tensors, len(pairs), len(PAIR_SUMS)))
+    report = _Throttle(progress, sum(batch.nbytes for batch in parts))
     with Files(io) as files:
-        for batch in batches(joined):
-            rows = [position[tensor.index] for tensor in batch.members]
-            selfs[rows], between[rows] = _on_cpu(batch, files, np.array(pairs, np.int64), threads, report)
+        for batch in parts:
+            sums = _on_cpu(batch, files, np.array(pairs, np.int64), threads, report)
+            selfs[batch.rows], between[batch.rows] = sums
         files.check_unchanged()
     return Sums(selfs, between, report.done, time.perf_counter() - started)
 
@@ -76,12 +82,9 @@ def _on_cpu(
     batch: Batch, files: Files, pairs: np.ndarray, threads: int | None, report: _Throttle
 ) -> tuple[np.ndarray, np.ndarray]:
     threads = threads or cpu.available_threads()
-    members = batch.members
-    elements = np.array([tensor.elements for tensor in members], np.int64)
-    tile = cpu.Tile(batch.dtypes, elements, pairs)
-    refs = [tensor.operands for tensor in members]
-    sizes = elements[:, None] * tile.itemsizes
-    staging = Staging(files, refs, sizes, tile.itemsizes)
+    tile = cpu.Tile(batch.dtypes, batch.elements, pairs)
+    sizes = batch.elements[:, None] * tile.itemsizes
+    staging = Staging(files, batch.placed, sizes, tile.itemsizes)
     if staging.needed:
         # More threads than processors: some wait for the device while others compute.
         cpu.run_tasks(tile.tasks(threads), lambda task: tile.run(*staging.read(task)), threads + 2, report.add)
@@ -89,8 +92,11 @@ def _on_cpu(
         cpu.run_tasks(tile.tasks(threads), lambda task: tile.run(task, staging.addresses), threads, report.add)
 
     def resolve(tensors: np.ndarray) -> np.ndarray:
-        rows = [[files.address(ref, int(n)) for ref, n in zip(refs[k], sizes[k], strict=True)] for k in tensors]
-        return np.array(rows, np.int64)
+        columns = batch.placed.columns
+        return np.array(
+            [[files.address(column[k], int(sizes[k, n])) for n, column in enumerate(columns)] for k in tensors],
+            np.int64,
+        )
 
     return tile.finish(resolve, threads)
 

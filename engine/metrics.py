@@ -60,8 +60,9 @@ def compute(other_self: np.ndarray, base_self: np.ndarray, pair: np.ndarray) -> 
         cosine = np.where(equal, 1.0, np.clip(dot / scale, -1.0, 1.0))
         lengths = (xx - yy) / (norm_x + norm_y)
         distance = np.where(equal, 0.0, np.maximum((dd - lengths * lengths) / (2.0 * scale), 0.0))
-        # Far from 0 the plain difference is the better conditioned of the two.
-        distance = np.where(cosine < 0.5, 1.0 - cosine, distance)
+        # That is off by rounding in units of dd / |x||y|. Where those are large, as they are far from 0 and where one
+        # is many times longer than the other, the plain difference is the better conditioned of the two.
+        distance = np.where(dd > scale, 1.0 - cosine, distance)
         distance = np.where(directed, distance, np.nan)
         return {
             "delta": sum_abs_d / n,

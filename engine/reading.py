@@ -10,7 +10,6 @@ from __future__ import annotations
 import mmap
 import os
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import numpy as np
 
 from .checkpoint import TensorRef
 from .errors import OptionError, ReadError
+from .plan import Placed
 
 __all__ = ["IO_MODES", "Files", "Staging"]
 
@@ -28,6 +28,7 @@ _NETWORK = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "lustre
 
 _SAMPLES = 32  # pages looked at to tell whether a file is in the page cache
 _GAP_BYTES = 64 << 10  # tensors nearer than this in a file are read in one go: cheaper than a second system call
+_GAPS_BYTES = 4 << 20  # but of what lies between, no more is held: tiny scales between weights would fill memory
 
 
 @dataclass
@@ -72,22 +73,15 @@ class Files:
         for file in self._files.values():
             os.close(file.descriptor)
 
-    def file(self, ref: TensorRef, nbytes: int) -> _File:
-        """The file that holds a tensor, opened.
+    def file(self, path: str) -> _File:
+        """A file of the run, opened on first use.
 
         Raises:
-            ReadError: it cannot be opened, or is shorter than its header promised.
+            ReadError: it cannot be opened.
         """
-        file = self._files.get(ref.file)
-        if file is None:
-            file = self._files[ref.file] = self._open(ref.file)
-        assert ref.offset is not None
-        if ref.offset + nbytes > file.size:
-            raise ReadError(
-                f'{ref.file} has {file.size:,} bytes but tensor "{ref.name}" ends at byte {ref.offset + nbytes:,}: '
-                f"the file was cut short since it was opened; write it again."
-            )
-        return file
+        if path not in self._files:
+            self._files[path] = self._open(path)
+        return self._files[path]
 
     def _open(self, path: str) -> _File:
         try:
@@ -104,11 +98,9 @@ class Files:
             return 0
         if ref.offset is None:
             return int(ref.memory.data_ptr())
-        return int(self.file(ref, nbytes).mapped.ctypes.data) + ref.offset
-
-    def is_staged(self, ref: TensorRef, nbytes: int) -> bool:
-        """Whether a tensor is to be read into a buffer."""
-        return nbytes > 0 and ref.offset is not None and self.file(ref, nbytes).staged
+        file = self.file(ref.file)
+        _require(file, ref, nbytes)
+        return int(file.mapped.ctypes.data) + ref.offset
 
     def check_unchanged(self) -> None:
         """Raise ReadError if a file was written to or replaced since it was opened: its sums cannot be trusted."""
@@ -124,37 +116,51 @@ class Files:
                 )
 
 
+def _require(file: _File, ref: TensorRef, nbytes: int) -> None:
+    """Raise ReadError if a file ends before the first `nbytes` of a tensor do."""
+    assert ref.offset is not None
+    if ref.offset + nbytes > file.size:
+        raise ReadError(
+            f'{file.path} has {file.size:,} bytes but tensor "{ref.name}" ends at byte {ref.offset + nbytes:,}: '
+            f"the file was cut short since it was opened; write it again."
+        )
+
+
 class Staging:
     """Reads the chunks of a task into a buffer of the thread that asks, and says where each tensor would begin.
 
     Args:
         files: the files of the run.
-        refs: K tensors of N operands.
+        placed: where the K tensors of N operands lie.
         sizes: (K, N) int64, the bytes of each operand that take part.
         itemsizes: (N,) int64.
+    Raises:
+        ReadError: a file cannot be opened, or is shorter than its header promised.
     """
 
-    def __init__(
-        self, files: Files, refs: Sequence[Sequence[TensorRef]], sizes: np.ndarray, itemsizes: np.ndarray
-    ) -> None:
+    def __init__(self, files: Files, placed: Placed, sizes: np.ndarray, itemsizes: np.ndarray) -> None:
         self._itemsizes = itemsizes
-        self._base = np.zeros(sizes.shape, np.int64)  # an address, or an offset within the file where staged
+        self._base = placed.offset.copy()  # within the file where staged; else it becomes an address
         self._file = np.full(sizes.shape, -1, np.int64)
         self._open: list[_File] = []
-        known: dict[str, int] = {}
-        for k, row in enumerate(refs):
-            for n, ref in enumerate(row):
-                if files.is_staged(ref, int(sizes[k, n])):
-                    if ref.file not in known:
-                        known[ref.file] = len(self._open)
-                        self._open.append(files.file(ref, int(sizes[k, n])))
-                    self._file[k, n] = known[ref.file]
-                    self._base[k, n] = ref.offset or 0
-                else:
-                    self._base[k, n] = files.address(ref, int(sizes[k, n]))
+        self._base[sizes == 0] = 0
+        for k, n in zip(*np.nonzero((placed.file < 0) & (sizes > 0)), strict=True):
+            self._base[k, n] = files.address(placed.columns[n][k], int(sizes[k, n]))
+        for number in np.unique(placed.file[(placed.file >= 0) & (sizes > 0)]):
+            here = (placed.file == number) & (sizes > 0)
+            file = files.file(placed.paths[number])
+            beyond = here & (placed.offset + sizes > file.size)
+            if beyond.any():
+                k, n = np.argwhere(beyond)[0]
+                _require(file, placed.columns[n][k], int(sizes[k, n]))
+            if file.staged:
+                self._file[here] = len(self._open)
+                self._open.append(file)
+            else:
+                self._base[here] += int(file.mapped.ctypes.data)
         self._local = threading.local()
         # What was cold and would fill more than half of the memory that is free is let go again after it was used.
-        self._drop = int(sizes[self._file >= 0].sum()) > _available_bytes() // 2
+        self._drop = bool(self._open) and int(sizes[self._file >= 0].sum()) > _available_bytes() // 2
 
     @property
     def needed(self) -> bool:
@@ -184,7 +190,9 @@ class Staging:
         used = 0
         for n in range(base.shape[1]):
             begin, end, which = base[:, n] + first[:, n], base[:, n] + first[:, n] + length[:, n], file[:, n]
-            apart = (begin[1:] < begin[:-1]) | (begin[1:] > end[:-1] + _GAP_BYTES) | (which[1:] != which[:-1])
+            gap = begin[1:] - end[:-1]
+            apart = (begin[1:] < begin[:-1]) | (gap > _GAP_BYTES) | (which[1:] != which[:-1])
+            apart |= (gap > 0) & (np.cumsum(np.where(apart, 0, np.maximum(gap, 0))) > _GAPS_BYTES)
             for run in np.split(np.arange(len(items)), np.flatnonzero(apart) + 1):
                 if which[run[0]] < 0:
                     continue

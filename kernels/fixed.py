@@ -4,7 +4,8 @@ The elements of a block of bfloat16, float16, float8 or small integers are whole
 their magnitudes span more than about 2**19 they are multiples below 2**FIXED_BITS. Then every sum of the block is a sum
 of integers: differences of int32, products of int32 in int64, all exact, and what comes out is rounded once. A block
 that spans more goes the way of float32; which way it goes depends on the operand (for self sums) or on the pair (for
-pair sums) alone, so a sum is the same bits whatever else is in the tile.
+pair sums) alone, so a sum is the same bits whatever other operands of up to 16 bits or of float32 are in the tile. (An
+operand that needs float64 takes the whole tile to float64.)
 
 With |X| < 2**27 and |X - Y| < 2**28, eight terms of a lane fit 32 bits, a group, after which they are added to 64-bit
 lanes; squares go there at once: 128 terms below 2**56 fit. Lanes of 2 Σxy = Σx² + Σy² - Σd² are right modulo 2**64 and

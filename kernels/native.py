@@ -26,7 +26,7 @@ from pathlib import Path
 import llvmlite
 import llvmlite.binding as llvm
 
-__all__ = ["cache_folder", "function"]
+__all__ = ["cache_folder", "function", "is_cached"]
 
 _SOURCES = tuple(
     f"{name}.py"
@@ -50,6 +50,11 @@ def function(name: str) -> Callable[..., None]:
         return _load(name, _object_code(name))
 
 
+def is_cached(name: str) -> bool:
+    """Whether a function's machine code is on disk, so that `function` need not compile it."""
+    return _read(_path(name)) is not None
+
+
 def cache_folder() -> Path:
     """Where machine code is kept between processes."""
     if named := os.environ.get("WEIGHBRIDGE_CACHE_DIR"):
@@ -57,9 +62,12 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "weighbridge"
 
 
+def _path(name: str) -> Path:
+    return cache_folder() / f"{name}-{_fingerprint()}.o"
+
+
 def _object_code(name: str) -> bytes:
-    folder = cache_folder()
-    path = folder / f"{name}-{_fingerprint()}.o"
+    path = _path(name)
     kept = _read(path)
     if kept is not None:
         return kept

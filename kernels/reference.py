@@ -1,8 +1,8 @@
 """The slow truth: the same sums in exact arithmetic, the oracle of every test and the last resort of the fast backends.
 
-Every element is turned into a Python integer times one power of two for the whole tensor, all sums are taken in
-integers, and each is rounded once, at the end, to the nearest float64. About a microsecond per element and sum; memory
-for one tensor's elements as Python integers. Written without regard to the fast paths: decoding has its own tables.
+Every element is turned into a Python integer times a power of two, all sums are taken in integers, and each is rounded
+once, at the end, to the nearest float64. About a microsecond per element and sum, in pieces of constant memory. Written
+without regard to the fast paths: decoding has its own tables.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import numpy as np
 from .sums import PAIR_SUMS, SELF_SUMS
 
 __all__ = ["bytes_at", "decode", "tile_sums"]
+
+_PIECE = 1 << 16  # elements taken at a time; as Python integers they are some 20 MB
 
 _VIEWS = {
     "F64": np.float64,
@@ -70,6 +72,10 @@ def bytes_at(address: int, count: int) -> np.ndarray:
     return np.frombuffer(ctypes.string_at(address, count), np.uint8)
 
 
+def _itemsize(code: str) -> int:
+    return np.dtype(_VIEWS[code]).itemsize if code in _VIEWS else 2 if code == "BF16" else 1
+
+
 def decode(raw: np.ndarray, code: str) -> np.ndarray:
     """The values of a tensor's bytes: float64, or int64/uint64 for the dtypes that float64 does not hold exactly."""
     raw = np.ascontiguousarray(raw).view(np.uint8).reshape(-1)
@@ -100,19 +106,37 @@ def _integers(values: Sequence[np.ndarray]) -> tuple[list[list[int]], int]:
     return [[m << (e - shift) for m, e in zip(*part, strict=True)] for part in parts], shift
 
 
-def _rounded(total: int, shift: int) -> float:
-    """total * 2**shift as the nearest float64; infinity where that is beyond its range."""
-    try:
-        return float(Fraction(total) * Fraction(2) ** shift)
-    except OverflowError:
-        return math.inf if total > 0 else -math.inf
+class _Sum:
+    """A sum of terms that are exact integers in units of a power of two, or not finite."""
+
+    def __init__(self) -> None:
+        self.exact = Fraction(0)
+        self.special = 0.0
+        self.is_special = False
+
+    def add(self, total: int, shift: int, terms: np.ndarray) -> None:
+        """Add total * 2**shift, and by IEEE rules those of `terms` that are not finite."""
+        self.exact += Fraction(total) * Fraction(2) ** shift
+        with np.errstate(all="ignore"):
+            special = terms[~np.isfinite(terms)]
+            if len(special):
+                self.is_special = True
+                self.special += float(special.sum())
+
+    @property
+    def value(self) -> float:
+        """The sum as the nearest float64; infinity where it is beyond its range."""
+        if self.is_special:
+            return self.special
+        try:
+            return float(self.exact)
+        except OverflowError:
+            return math.inf if self.exact > 0 else -math.inf
 
 
-def _ieee(terms: np.ndarray) -> float:
-    """The sum that IEEE arithmetic gives when some term is not finite: NaN, or the infinity that is there."""
-    with np.errstate(all="ignore"):
-        special = terms[~np.isfinite(terms)]
-        return float(special.sum()) if len(special) else 0.0
+def _largest(found: float, sizes: np.ndarray) -> float:
+    """The largest magnitude so far; NaN wins."""
+    return float(np.max(np.append(sizes, found)))
 
 
 def tile_sums(operands: Sequence[np.ndarray], codes: Sequence[str], pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -125,38 +149,43 @@ def tile_sums(operands: Sequence[np.ndarray], codes: Sequence[str], pairs: np.nd
     Returns:
         (N, 6) and (P, 5) float64.
     """
-    values = [decode(raw, code) for raw, code in zip(operands, codes, strict=True)]
-    exact, shift = _integers(values)
-    self_sums = np.zeros((len(values), len(SELF_SUMS)))
+    pairs = np.asarray(pairs, np.int64).reshape(-1, 2)
+    self_sums = np.zeros((len(operands), len(SELF_SUMS)))
     pair_sums = np.zeros((len(pairs), len(PAIR_SUMS)))
-    for out, array, whole in zip(self_sums, values, exact, strict=True):
-        floats = array.astype(np.float64)
-        count = int((~np.isfinite(floats)).sum())
-        out[0], out[5] = len(array), count
-        if count:
+    totals = [[_Sum() for _ in range(3)] for _ in operands]
+    between = [[_Sum() for _ in range(3)] for _ in pairs]
+    elements = len(decode(operands[0], codes[0])) if operands else 0
+    for start in range(0, elements, _PIECE):
+        raws = [
+            raw[start * size : (start + _PIECE) * size]
+            for raw, size in zip(operands, map(_itemsize, codes), strict=True)
+        ]
+        values = [decode(raw, code) for raw, code in zip(raws, codes, strict=True)]
+        exact, shift = _integers(values)
+        floats = [array.astype(np.float64) for array in values]
+        for out, sums, array, whole in zip(self_sums, totals, floats, exact, strict=True):
             with np.errstate(all="ignore"):
-                out[1:5] = _ieee(np.abs(floats)), _ieee(floats), _ieee(floats * floats), np.abs(floats).max()
-        else:
-            out[1] = _rounded(sum(map(abs, whole)), shift)
-            out[2] = _rounded(sum(whole), shift)
-            out[3] = _rounded(sum(v * v for v in whole), 2 * shift)
-            out[4] = _rounded(max(map(abs, whole), default=0), shift)
-    for out, (i, j) in zip(pair_sums, np.asarray(pairs).reshape(-1, 2).tolist(), strict=True):
-        x, y = values[i].astype(np.float64), values[j].astype(np.float64)
-        finite = bool(np.isfinite(x).all() and np.isfinite(y).all())
-        if finite:
-            differences = [p - q for p, q in zip(exact[i], exact[j], strict=True)]
-            out[0] = _rounded(sum(map(abs, differences)), shift)
-            out[1] = _rounded(sum(d * d for d in differences), 2 * shift)
-            out[2] = _rounded(sum(p * q for p, q in zip(exact[i], exact[j], strict=True)), 2 * shift)
-            out[3] = _rounded(max(map(abs, differences), default=0), shift)
-            out[4] = sum(d != 0 for d in differences)
-        else:
+                sums[0].add(sum(map(abs, whole)), shift, np.abs(array))
+                sums[1].add(sum(whole), shift, array)
+                sums[2].add(sum(v * v for v in whole), 2 * shift, array[~np.isfinite(array)] ** 2)
+                out[4] = _largest(out[4], np.abs(array))
+            out[5] += (~np.isfinite(array)).sum()
+        for out, sums, (i, j) in zip(pair_sums, between, pairs.tolist(), strict=True):
+            finite = np.isfinite(floats[i]) & np.isfinite(floats[j])
+            both = [(p, q) for p, q, ok in zip(exact[i], exact[j], finite.tolist(), strict=True) if ok]
             with np.errstate(all="ignore"):
+                x, y = floats[i][~finite], floats[j][~finite]
                 d = x - y
-                out[:] = _ieee(np.abs(d)), _ieee(d * d), _ieee(x * y), np.abs(d).max(), 0
-            # Finite elements are told apart as integers: float64 does not hold every 64-bit one.
-            special = ~(np.isfinite(x) & np.isfinite(y))
-            exactly = zip(exact[i], exact[j], special.tolist(), strict=True)
-            out[4] = (x != y)[special].sum() + sum(p != q for p, q, skip in exactly if not skip)
+                sums[0].add(sum(abs(p - q) for p, q in both), shift, np.abs(d))
+                sums[1].add(sum((p - q) ** 2 for p, q in both), 2 * shift, d * d)
+                sums[2].add(sum(p * q for p, q in both), 2 * shift, x * y)
+                largest = _Sum()
+                largest.add(max((abs(p - q) for p, q in both), default=0), shift, np.empty(0))
+                out[3] = _largest(out[3], np.append(np.abs(d), largest.value))
+            out[4] += (x != y).sum() + sum(p != q for p, q in both)
+    self_sums[:, 0] = elements
+    for out, sums in zip(self_sums, totals, strict=True):
+        out[1:4] = [each.value for each in sums]
+    for out, sums in zip(pair_sums, between, strict=True):
+        out[:3] = [each.value for each in sums]
     return self_sums, pair_sums

@@ -349,10 +349,14 @@ def _gather(
     """
     items = matrix(integers(), items_at, item_count, 4)
     for row in range(item_count):
-        tensor, slot = items[row, 0], items[row, 3]
+        tensor, first, slot = items[row, 0], items[row, 1] == 0, items[row, 3]
         for n in range(operands):
             part = matrix(doubles(), self_slots_at + 8 * SELF_SLOTS * (slot * operands + n), 1, SELF_SLOTS)[0]
             whole = matrix(doubles(), selfs_at + 8 * (SELF_SLOTS + 2) * (tensor * operands + n), 1, SELF_SLOTS + 2)[0]
+            if first:  # most tensors of most checkpoints have but one chunk
+                for at in range(SELF_SLOTS):
+                    whole[at] = part[at]
+                continue
             add_plain(whole, 0, SELF_SLOTS, part[0])
             add_plain(whole, 4, SELF_SLOTS + 1, part[4])
             add_compensated(whole, 1, part[1], part[2], part[3])
@@ -363,6 +367,10 @@ def _gather(
             whole = matrix(doubles(), between_at + 8 * (PAIR_SLOTS + 2) * (tensor * pair_count + p), 1, PAIR_SLOTS + 2)[
                 0
             ]
+            if first:
+                for at in range(PAIR_SLOTS):
+                    whole[at] = part[at]
+                continue
             add_plain(whole, 0, PAIR_SLOTS, part[0])
             add_plain(whole, 1, PAIR_SLOTS + 1, part[1])
             add_compensated(whole, 2, part[2], part[3], part[4])

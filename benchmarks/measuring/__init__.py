@@ -1,7 +1,35 @@
-"""What every question of benchmarks/ shares: timing in turn, the machine's ceiling, recorded rows."""
+"""What every question of benchmarks/ shares: timing in turn, the machine's ceiling, made-up weights, recorded rows."""
 
-from .ceiling import bare_sum
+from .cache import drop, kept_warm, resident, warm
+from .ceiling import Span, bare_sum, cold_read, joined_spans
 from .results import Row, record, recorded
-from .turns import Times, command, in_turn
+from .size import SCALE, scaled
+from .turns import Seconds, Times, command, in_turn
+from .weights import Block, joined, moved, plainly, related, spans, write
 
-__all__ = ["Row", "Times", "bare_sum", "command", "in_turn", "record", "recorded"]
+__all__ = [
+    "SCALE",
+    "Block",
+    "Row",
+    "Seconds",
+    "Span",
+    "Times",
+    "bare_sum",
+    "cold_read",
+    "command",
+    "drop",
+    "in_turn",
+    "joined",
+    "joined_spans",
+    "kept_warm",
+    "moved",
+    "plainly",
+    "record",
+    "recorded",
+    "related",
+    "resident",
+    "scaled",
+    "spans",
+    "warm",
+    "write",
+]

@@ -1,5 +1,6 @@
 """Recorded rows: one JSON file for each question, one row for each measurement and machine, the newest kept."""
 
+import ast
 import datetime
 import json
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent.parent / "results"
+ACCURACY = RESULTS / "accuracy.json"  # of another form: errors, not times
 _PACKAGES = ("weighbridge", "numpy", "numba", "safetensors", "torch", "modeldelta", "numkong")
 
 
@@ -23,7 +25,7 @@ class Row:
         question: the name of the benchmark's file, without `test_`.
         subject: what was timed.
         against: what it was timed in turn with.
-        asked: the ratio that was aimed at: "<= 2.5", ">= 20".
+        asked: what was aimed at: "<= 2.5", the subject's time over the other's, or ">= 20", how many times as fast.
         ratio: what came out, in the sense of `asked`.
         seconds: the medians, by what was timed; the ceiling's among them.
         ceiling: which of `seconds` is the machine's own ceiling.
@@ -53,6 +55,13 @@ class Row:
         return self.ratio <= float(bound) if sign == "<=" else self.ratio >= float(bound)
 
     @property
+    def in_words(self) -> str:
+        """The question as its file asks it: the first line of the docstring."""
+        path = RESULTS.parent / f"test_{self.question}.py"
+        words = ast.get_docstring(ast.parse(path.read_text())) if path.exists() else None
+        return words.splitlines()[0] if words else self.question.replace("_", " ")
+
+    @property
     def _place(self) -> tuple[str, str, str, str]:
         return (self.question, self.subject, self.against, json.dumps(self.machine, sort_keys=True))
 
@@ -68,6 +77,8 @@ def record(row: Row, folder: Path = RESULTS) -> None:
 def recorded(folder: Path = RESULTS) -> Iterator[Row]:
     """All rows, question by question."""
     for path in sorted(folder.glob("*.json")):
+        if path.name == ACCURACY.name:
+            continue
         yield from (Row(**each) for each in json.loads(path.read_text()))
 
 

@@ -14,6 +14,12 @@ import torch
 from safetensors.torch import load_file
 
 
+def formulas(x: torch.Tensor, y: torch.Tensor) -> list[float]:
+    """mean|x|, mean|y|, mean|x-y| and the cosine of two tensors, one torch operation after the other."""
+    cosine = torch.nn.functional.cosine_similarity(x.flatten(), y.flatten(), dim=0)
+    return [x.abs().mean().item(), y.abs().mean().item(), (x - y).abs().mean().item(), cosine.item()]
+
+
 def main(base_path: str, other_path: str, pairs_path: str, dtype: str = "float32") -> None:
     pairs = json.loads(Path(pairs_path).read_text())
     started = time.perf_counter()
@@ -22,8 +28,7 @@ def main(base_path: str, other_path: str, pairs_path: str, dtype: str = "float32
     for other_name, base_name in pairs:
         y = base[base_name].to(getattr(torch, dtype))  # no copy where it is that already
         x = other[other_name][: len(y)].to(y.dtype)
-        cosine = torch.nn.functional.cosine_similarity(x.flatten(), y.flatten(), dim=0)
-        rows.append([x.abs().mean().item(), y.abs().mean().item(), (x - y).abs().mean().item(), cosine.item()])
+        rows.append(formulas(x, y))
     means = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
     print(json.dumps({"means": means, "seconds": time.perf_counter() - started}))
 
