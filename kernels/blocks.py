@@ -394,6 +394,52 @@ def _compensated(scratch: Any, *, dot: bool) -> Any:
 
 
 @intrinsic
+def dot_pinned(typingctx: Any, scratch: Any, x: Any, y: Any, count: Any, pin: Any, out: Any) -> Any:
+    """Σxy of float32 as high + low at out[0] and out[1], given pin = 1.5 * 2**k with 2**k >= 512 max|x| max|y|.
+
+    A running sum that starts at the pin never leaves its binade, so the part of a product that it takes, and the part
+    that it leaves, are both exact without the comparison of magnitudes or the extra operations of a general two-sum:
+    4 additions a term for 7. The parts taken are added exactly; those left, below 2**(k-53) each, to within 2**(k-89).
+    Rump, Ogita and Oishi, "Accurate floating-point summation, part I", SIAM J. Sci. Comput. 31 (2008), section 3.
+    """
+    kind = _working_type(scratch)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        _, x, y, count, pin, out = args
+        e = Emitter(builder)
+        one = builder.insert_element(ir.Constant(_VD, ir.Undefined), pin, ir.Constant(_I32, 0))
+        zeros = ir.Constant(ir.VectorType(_I32, LANES), [0] * LANES)
+        start = builder.shuffle_vector(one, ir.Constant(_VD, ir.Undefined), zeros)
+
+        def body(index: Value, state: list[Value]) -> list[Value]:
+            total, left = state
+            for a, b in zip(kind.load(e, x, index)[1], kind.load(e, y, index)[1], strict=True):
+                term = builder.fmul(a, b)
+                following = builder.fadd(total, term)
+                left = builder.fadd(left, builder.fsub(term, builder.fsub(following, total)))
+                total = following
+            return [total, left]
+
+        total, left = e.loop(count, kind.step, [start, e.constant(_VD, 0.0)], body)
+        e.store(e.add_lanes(builder.fsub(total, start)), out, 0)
+        e.store(e.add_lanes(left), out, 1)
+        return context.get_dummy_value()
+
+    return types.void(scratch, types.int64, types.int64, types.int64, types.float64, types.int64), codegen
+
+
+@intrinsic
+def exponent_of(typingctx: Any, value: Any) -> Any:
+    """e of a normal positive float64 with 2**e <= value < 2**(e + 1)."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        bits = builder.bitcast(args[0], _I64)
+        return builder.sub(builder.lshr(bits, ir.Constant(_I64, 52)), ir.Constant(_I64, 1023))
+
+    return types.int64(types.float64), codegen
+
+
+@intrinsic
 def count_nonfinite(typingctx: Any, scratch: Any, x: Any, count: Any) -> Any:
     """How many of the `count` elements at x are NaN or infinite, as float64."""
     kind = _working_type(scratch)

@@ -23,7 +23,9 @@ from .blocks import (
     copy_bytes,
     count_nonfinite,
     dot_compensated,
+    dot_pinned,
     doubles,
+    exponent_of,
     integers,
     matrix,
     one_block,
@@ -33,7 +35,7 @@ from .blocks import (
     zero_bytes,
 )
 from .decode import decode
-from .fixed import both_fixed, pair_fixed, self_fixed
+from .fixed import both_fixed, pair_fixed, power_of_two, self_fixed
 from .fixed_walk import (
     both_stored,
     close_pair_fixed,
@@ -69,6 +71,7 @@ __all__ = ["FUNCTIONS"]
 _DERIVED = 68 * UNIT  # error of the derived Σxy, in units of Σx² + Σy² + Σd²
 _TRUSTED = 60.0  # the derived Σxy is taken while Σx² + Σy² + Σd² is at most this multiple of it: 4.6e-13
 _COMPENSATED = 1e-27  # error of a compensated sum of a block, in units of the sum of its terms' magnitudes
+_PINNED = 2.0**-86  # error of a pinned sum of a block, in units of the pin
 _HUGE = 1e290  # above, sums of squares of float64 may have overflowed
 _TINIEST = 5e-324  # least bound of a sum of products that are not all zero: its own product may underflow
 
@@ -108,26 +111,41 @@ def _close_self(
 
 
 @njit(**COMPILED)
+def _add_pinned(
+    scratch: Any, x: int, y: int, count: int, largest: float, lanes: Any, lanes_at: int, slots: Any
+) -> bool:
+    """Add Σxy of a float32 block to slots[2:5], where no product exceeds `largest`; False if that is not to be had."""
+    if scratch.itemsize != 4 or not 0.0 < largest < math.inf:
+        return False
+    pin = power_of_two(exponent_of(largest) + 10)
+    dot_pinned(scratch, x, y, count, 1.5 * pin, lanes_at)
+    if lanes[0] == 0.0 and lanes[1] == 0.0:  # all products may be 0, which this cannot tell for certain
+        return False
+    add_compensated(slots, 2, lanes[0], lanes[1], _PINNED * pin)
+    return True
+
+
+@njit(**COMPILED)
 def _close_pair(
     scratch: Any,
     x: int,
     y: int,
     count: int,
-    xx: float,
-    yy: float,
+    of_x: Any,
+    of_y: Any,
     sums: Any,
     lanes: Any,
     lanes_at: int,
     slots: Any,
     force: bool,
 ) -> None:
-    """Add the pair sums of one block, Σxy among them, to its chunk's slots."""
-    dd = sums[1]
+    """Add the pair sums of one block, Σxy among them, to its chunk's slots; of_x and of_y are the self sums."""
+    xx, yy, dd = of_x[3], of_y[3], sums[1]
     size = xx + yy + dd
     dot = 0.5 * ((xx + yy) - dd)
     if not force and size < _HUGE and size <= _TRUSTED * abs(dot):
         add_compensated(slots, 2, dot, 0.0, max(_DERIVED * size, min(size, _TINIEST)))
-    else:
+    elif not _add_pinned(scratch, x, y, count, of_x[4] * of_y[4], lanes, lanes_at, slots):
         dot_compensated(scratch, x, y, count, lanes_at)
         plain = 0.0
         for lane in range(LANES):
@@ -317,8 +335,8 @@ def _run(
                     floats[i],
                     floats[j],
                     padded,
-                    sums[i, 3],
-                    sums[j, 3],
+                    sums[i],
+                    sums[j],
                     pair,
                     lanes,
                     lanes_at,
