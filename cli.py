@@ -214,6 +214,7 @@ def compare(
                     threads=threads,
                     io=io.value,
                     progress=progress,
+                    say=progress.say if progress else None,
                 )
         except WeighbridgeError as error:
             # The others are still compared and printed.
@@ -308,7 +309,14 @@ def inspect(
     from .engine.progress import reporting
 
     with reporting(checkpoint, not quiet) as progress:
-        inspection = inspect_checkpoint(checkpoint, stats=stats, threads=threads, io=io.value, progress=progress)
+        inspection = inspect_checkpoint(
+            checkpoint,
+            stats=stats,
+            threads=threads,
+            io=io.value,
+            progress=progress,
+            say=progress.say if progress else None,
+        )
     if format is Format.json:
         from .engine.report.json_text import dump
 
@@ -329,7 +337,7 @@ def inspect(
 @_command
 def demo(
     full: Annotated[
-        bool, typer.Option("--full", help="The true sizes (5.4 GB) instead of an eighth of each width.")
+        bool, typer.Option("--full", help="The true sizes (5.3 GB) instead of an eighth of each width.")
     ] = False,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where to; demo-checkpoints by default.")] = None,
     threads: ThreadsOption = None,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .execute import Progress
     from .inspection import Inspection
     from .ledger import Ledger
+    from .loading import Say
     from .table import Comparison
 
 __all__ = ["compare", "inspect", "match"]
@@ -74,6 +75,7 @@ def compare(
     threads: int | None = None,
     io: str = "auto",
     progress: Progress | None = None,
+    say: Say | None = None,
 ) -> Comparison:
     """Compare the weights of two checkpoints, tensor by tensor, in one pass over their bytes.
 
@@ -86,6 +88,7 @@ def compare(
         io: "map" files, "pread" them into buffers, or "auto": read what lies on a network file system or outside the
             page cache, map the rest.
         progress: called with (bytes done, bytes in all) a few times a second at most.
+        say: told in a sentence what takes long before any byte is read: the kernels are compiled once on a machine.
     Returns:
         A `Comparison`: a row with every metric for each tensor of either side, totals, and summaries.
     Raises:
@@ -103,7 +106,7 @@ def compare(
         for index, row in enumerate(ledger.matched)
         if row.base is not None and row.other is not None
     ]
-    sums = execute(joined, 2, [(1, 0)], threads=threads, io=io, progress=progress)
+    sums = execute(joined, 2, [(1, 0)], threads=threads, io=io, progress=progress, say=say)
     return Comparison(
         ledger=ledger,
         base_self=sums.selfs[:, 0],
@@ -121,13 +124,14 @@ def inspect(
     threads: int | None = None,
     io: str = "auto",
     progress: Progress | None = None,
+    say: Say | None = None,
 ) -> Inspection:
     """What a checkpoint holds: its tensors, dtypes, shapes and sizes, and with `stats` the self sums of each.
 
     Args:
         checkpoint: a path, a hub id or an opened `Checkpoint`.
         stats: read every tensor once for its mean, magnitudes, norm and non-finite count.
-        threads, io, progress: as for `compare`.
+        threads, io, progress, say: as for `compare`.
     Raises:
         WeighbridgeError: the checkpoint cannot be opened or read.
     """
@@ -143,7 +147,7 @@ def inspect(
 
     refs = list(opened.tensors.values())
     joined = [Joined(index, (ref,), ref.elements) for index, ref in enumerate(refs) if ref.dtype in DECODERS]
-    sums = execute(joined, 1, [], threads=threads, io=io, progress=progress)
+    sums = execute(joined, 1, [], threads=threads, io=io, progress=progress, say=say)
     # A dtype that cannot be decoded has no sums: its row is NaN, and says so when it is printed.
     self_sums = np.full((len(refs), sums.selfs.shape[-1]), np.nan)
     self_sums[[tensor.index for tensor in joined]] = sums.selfs[:, 0]

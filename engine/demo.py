@@ -191,7 +191,7 @@ def run(
     from .compare import compare
 
     base, *others = write(full, out, threads, say)
-    return [compare(base, other, threads=threads) for other in others]
+    return [compare(base, other, threads=threads, say=say or _to_stderr) for other in others]
 
 
 def _to_stderr(text: str) -> None:

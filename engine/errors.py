@@ -9,6 +9,7 @@ __all__ = [
     "DtypeError",
     "FormatError",
     "HubError",
+    "KernelError",
     "NothingMatchedError",
     "OptionError",
     "OutputError",
@@ -40,6 +41,10 @@ class ReadError(WeighbridgeError):
 
 class DtypeError(WeighbridgeError):
     """A dtype whose values cannot be decoded exactly."""
+
+
+class KernelError(WeighbridgeError):
+    """Kernels that cannot be compiled on this machine."""
 
 
 class RulesError(WeighbridgeError):

@@ -181,8 +181,11 @@ def _check_group(condition: Condition, comparison: Comparison) -> Finding | None
     settled = comparison.settled(metric)[rows]
     if np.isnan(measured) and bool(np.all(comparison.equal[rows])):
         measured = float(settled[0])  # all 0/0 of equal tensors: what each of them counts as
-    if metric == condition.quantity and bool(np.any(np.isnan(settled))):
-        measured = math.nan  # the summary leaves a zero vector's cosine out of the mean; a gate must not
+    if metric == condition.quantity:
+        # The summary leaves what does not exist out of the mean (a zero vector's cosine is NaN, a change from zero
+        # infinitely large beside it); a gate must not.
+        left_out = settled[comparison.undefined(metric)[rows] & ~np.isfinite(settled)]
+        measured = float(np.sum(left_out)) if len(left_out) else measured
     if not condition.holds(measured):
         return None
     return Finding(

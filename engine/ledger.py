@@ -101,26 +101,27 @@ def require_matches(ledger: Ledger) -> Ledger:
     """The ledger itself, if any of its tensors is compared.
 
     Raises:
-        NothingMatchedError: none is; tells the rules that were tried, and what names come nearest to each other.
+        NothingMatchedError: none is; tells the rules that were tried, what was left out and why, and which of the other
+            names come nearest to each other.
     """
     if ledger.matched:
         return ledger
     base, other = ledger.base, ledger.other
-    where = f"no tensor of {other.label} ({len(other.tensors)}) matches one of {base.label} ({len(base.tensors)})"
-    tried = f"rules tried: {', '.join(ledger.tried) or 'none'}"
-    totals = ledger.totals
-    paired = [f"{totals[status]} {status}" for status in ("shape_mismatch", "skipped") if totals[status]]
-    if paired:
-        first = next(row for row in ledger.rows if row.status in ("shape_mismatch", "skipped"))
-        raise NothingMatchedError(
-            f'{where}; {tried}; there are {" and ".join(paired)}, such as "{first.tensor or first.base_tensor}": '
-            f"{first.reason}."
-        )
-    near = [f'"{name}" and "{close}"' for name, close in _nearest(other.names, base.names)]
-    told = f"nearest names: {', '.join(near)}" if near else "no two names are alike"
-    raise NothingMatchedError(
-        f"{where}; {tried}; {told}; rename them with --map 'REGEX=>REPLACEMENT' if they belong together."
-    )
+    parts = [
+        f"no tensor of {other.label} ({len(other.tensors)}) matches one of {base.label} ({len(base.tensors)})",
+        f"rules tried: {', '.join(ledger.tried) or 'none'}",
+    ]
+    for status in ("shape_mismatch", "skipped"):
+        if rows := [row for row in ledger.rows if row.status == status]:
+            parts.append(f'{len(rows)} {status}, such as "{rows[0].tensor or rows[0].base_tensor}": {rows[0].reason}')
+    alone = [row for row in ledger.rows if row.status in ("only_in_other", "only_in_base", "outside_base_model")]
+    names = [row.tensor for row in alone if row.tensor is not None]
+    base_names = [row.base_tensor for row in alone if row.base_tensor is not None]
+    if (names and base_names) or len(parts) == 2:
+        near = [f'"{name}" and "{close}"' for name, close in _nearest(names, base_names)]
+        parts.append(f"nearest names: {', '.join(near)}" if near else "no two names are alike")
+        parts.append("rename them with --map 'REGEX=>REPLACEMENT' if they belong together")
+    raise NothingMatchedError("; ".join(parts) + ".")
 
 
 def _nearest(names: Sequence[str], base_names: Sequence[str]) -> list[tuple[str, str]]:

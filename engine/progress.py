@@ -28,17 +28,24 @@ class Reporter:
     def __init__(self, label: str, clock: Callable[[], float] = time.monotonic) -> None:
         self.label = label
         self.clock = clock
-        self.started = clock()
+        self.started: float | None = clock()
         self.bar: Progress | None = None
         self.task: TaskID | None = None
 
     def __call__(self, bytes_done: int, bytes_total: int) -> None:
+        if self.started is None:
+            self.started = self.clock()
         if self.bar is None:
             if self.clock() - self.started < DELAY_SECONDS or bytes_done >= bytes_total:
                 return
             self._open(bytes_done, bytes_total)
         assert self.bar is not None and self.task is not None
         self.bar.update(self.task, completed=bytes_done, total=bytes_total, refresh=True)
+
+    def say(self, text: str) -> None:
+        """Prints a sentence on what is done before the bytes begin; that time is not theirs."""
+        print(text, file=sys.stderr, flush=True)
+        self.started = None
 
     def close(self) -> None:
         """Takes the bar off the terminal."""

@@ -19,13 +19,16 @@ from .options import named
 if TYPE_CHECKING:
     from .table import Comparison
 
-__all__ = ["COUNTS", "GROUPINGS", "KINDS", "UNIONS", "group_rows", "summarise", "summary"]
+__all__ = ["COUNTS", "GROUPINGS", "GROUP_COLUMNS", "KINDS", "UNIONS", "group_rows", "summarise", "summary"]
 
 # The order of the notebook's table. A name that is neither weight nor bias is of kind "other" and in no union.
 KINDS = ("layer_norm_bias", "layer_norm_weight", "normal_bias", "normal_weight", "all_bias", "all_weight", "other")
 UNIONS = {"all_bias": ("layer_norm_bias", "normal_bias"), "all_weight": ("layer_norm_weight", "normal_weight")}
 GROUPINGS = ("kind", "layer", "tensor")
 COUNTS = ("nonfinite", "base_nonfinite")
+
+# What a group has besides its metrics.
+GROUP_COLUMNS = ("n", "elements", "cosine_n", "relative_delta_n")
 
 _AGGREGATES: dict[str, Callable[[NDArray[np.float64]], Any]] = {
     "max_delta": np.max,
@@ -56,16 +59,17 @@ def group_rows(comparison: Comparison, by: str) -> list[tuple[Any, NDArray[np.in
 
 
 def summarise(comparison: Comparison, rows: NDArray[np.intp]) -> dict[str, Any]:
-    """One group's numbers: n, elements, cosine_n, every metric over tensors, every metric pooled over elements.
+    """One group's numbers: `GROUP_COLUMNS`, every metric over tensors, every metric pooled over elements.
 
-    A value that does not exist (the cosine of a zero vector, anything of an empty tensor) is left out of the mean;
-    `cosine_n` counts the tensors whose cosine is in it. A NaN that comes from the data is not left out. A group
-    without tensors has n = 0, counts of 0 and NaN elsewhere.
+    A value that does not exist (the cosine of a zero vector, the relative change of one, anything of an empty tensor)
+    is left out of the mean; `cosine_n` and `relative_delta_n` count the tensors that are in those of the two. A NaN
+    that comes from the data is not left out. A group without tensors has n = 0, counts of 0 and NaN elsewhere.
     """
     out: dict[str, Any] = {
         "n": len(rows),
         "elements": int(np.sum(comparison.other_self[rows, 0])),
         "cosine_n": int(np.sum(~comparison.undefined("cosine")[rows])),
+        "relative_delta_n": int(np.sum(~comparison.undefined("relative_delta")[rows])),
     }
     for metric in METRICS:
         column = comparison.metrics[metric][rows]

@@ -137,18 +137,23 @@ class Comparison:
         finite = (self.other_self[:, 5] == 0) & (self.base_self[:, 5] == 0)
         return finite & (self.pair[:, 4] == 0)
 
-    def undefined(self, metric: str) -> NDArray[np.bool_]:
-        """(R,) where a metric is NaN because it does not exist: 0/0, and not because of a NaN in the data.
+    @cached_property
+    def empty(self) -> NDArray[np.bool_]:
+        """(R,) whether a matched row has no elements."""
+        return self.other_self[:, 0] == 0
 
-        A zero vector has no direction, an empty tensor no mean, and a change from zero to zero no ratio.
+    def undefined(self, metric: str) -> NDArray[np.bool_]:
+        """(R,) where a metric of finite data is NaN or infinite because it does not exist: something over 0.
+
+        A zero vector has no direction, an empty tensor no mean, and a change from zero no ratio to what was there.
         """
-        nothing = self.other_self[:, 0] == 0
+        nothing = self.empty
         if metric in _NO_DIRECTION:
             nothing = nothing | (self.other_self[:, 3] == 0) | (self.base_self[:, 3] == 0)
         elif metric == "relative_delta":
             nothing = nothing | (self.base_self[:, 3] == 0)
         finite = (self.other_self[:, 5] == 0) & (self.base_self[:, 5] == 0)
-        return np.isnan(self.metrics[metric]) & nothing & finite
+        return ~np.isfinite(self.metrics[metric]) & nothing & finite
 
     def settled(self, metric: str) -> NDArray[np.float64]:
         """(R,) the metric, with 0/0 settled for tensors that are equal throughout: cosine 1, everything else 0.
@@ -159,10 +164,10 @@ class Comparison:
         return np.where(np.isnan(values) & self.equal, _OF_EQUALS.get(metric, 0.0), values)
 
     def summary(self, by: str = "kind") -> list[dict[str, Any]]:
-        """A dict per kind, layer or tensor: n, elements, cosine_n, each metric as mean over tensors, pooled_<metric>.
+        """A dict per kind, layer or tensor: n, elements, each metric as mean over tensors and as pooled_<metric>.
 
-        `max_delta` is the greatest of the group; `nonfinite` and `base_nonfinite` are totals. Cosines that do not
-        exist are left out of the mean, and `cosine_n` says how many are in it.
+        `max_delta` is the greatest of the group; `nonfinite` and `base_nonfinite` are totals. Values that do not exist
+        are left out of the means: `cosine_n` and `relative_delta_n` say how many are in those of the two.
 
         Raises:
             OptionError: `by` is none of "kind", "layer", "tensor".

@@ -209,7 +209,7 @@ def test_python_and_command_line_have_the_same_names_and_defaults():
         function = inspect.signature(getattr(weighbridge, name)).parameters
         command = inspect.signature(getattr(cli, name)).parameters
         for option, parameter in function.items():
-            if option in ("base", "other", "checkpoint", "progress"):
+            if option in ("base", "other", "checkpoint", "progress", "say"):
                 continue
             default = command[option].default
             default = default.value if isinstance(default, enum.Enum) else default

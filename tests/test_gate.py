@@ -92,6 +92,13 @@ def test_a_lost_bias_is_not_hidden_by_the_mean_of_its_kind():
     assert holds("all_bias.cosine < 0.9", compared(base, base | {"b.bias": ZERO}))
 
 
+def test_a_bias_that_was_zero_is_not_hidden_by_the_mean_of_its_kind():
+    base = {"a.bias": ONE, "b.bias": ZERO, "c.bias": ONE}
+    assert not holds("all_bias.relative_delta > 0.5", compared(base, base))
+    assert holds("all_bias.relative_delta > 0.5", compared(base, base | {"b.bias": ONE}))
+    assert not holds("all_bias.relative_delta < 0.5", compared(base, base | {"b.bias": ONE}))
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_lost_bias_fails_by_its_distance(seed):
     """sum d^2 - (sum x^2 / |x|)^2 is rounding noise where y is 0; divided by 0 it must not become a number."""

@@ -244,6 +244,11 @@ def test_nothing_matched_tells_rules_and_nearest_names():
         require_matches(match(checkpoint({"a": (1, 2)}), checkpoint({"a": (2, 1)})))
     with pytest.raises(NothingMatchedError, match=r"1 skipped, such as .a.: left out by --exclude"):
         require_matches(match(checkpoint(["a"]), checkpoint(["a"]), exclude="a"))
+    with pytest.raises(NothingMatchedError) as caught:
+        require_matches(match(base, other, exclude="*.other"))
+    text = str(caught.value)
+    assert '1 skipped, such as "encoder.other": left out by --exclude *.other' in text
+    assert '"enc.weight_matrix" and "encoder.weight_matrix"' in text and 'encoder.other" and' not in text
     with pytest.raises(NothingMatchedError, match="no two names are alike"):
         require_matches(match(checkpoint([]), checkpoint(["a"])))
     fine = match(base, base)

@@ -64,6 +64,20 @@ def test_bytes_speed_and_time_left(terminal):
     assert "3.0/4.0 GB" in text and "B/s" in text and "0:0" in text and "[bold]x" in text
 
 
+def test_what_a_sentence_announces_is_not_the_time_of_the_bytes(terminal):
+    stderr = terminal()
+    now = [0.0]
+    reporter = Reporter("x", clock=lambda: now[0])
+    reporter.say("compiling")
+    now[0] = 10.0
+    reporter(10, 100)
+    assert stderr.getvalue() == "compiling\n"
+    now[0] += DELAY_SECONDS
+    reporter(20, 100)
+    assert reporter.bar is not None
+    reporter.close()
+
+
 def test_bar_is_closed_when_the_work_fails(terminal):
     terminal()
     with pytest.raises(ValueError, match="planted"), reporting("x") as reporter:

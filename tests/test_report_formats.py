@@ -19,6 +19,7 @@ from weighbridge.engine.report.notebook import notebook_text
 from weighbridge.engine.report.overview import comparison_document
 from weighbridge.engine.report.terminal import draw
 from weighbridge.engine.report.view import View
+from weighbridge.engine.summary import GROUP_COLUMNS
 from weighbridge.engine.table import COLUMNS, LEDGER_COLUMNS
 
 from support.tables import ANSI, compared, small
@@ -55,7 +56,7 @@ def test_table_tells_everything_that_was_not_compared(comparison):
         assert line in text
     for name in ("new.weight", "gone.bias", "odd.weight", "mask.weight", "left out by --exclude mask*"):
         assert name in text
-    assert "8 tensors, 25 elements; read 200 B in 0.25 s, 0.00 GB/s" in text
+    assert "8 tensors, 25 elements; read 200 B in 0.25 s, 800 B/s" in text
     assert "cosine of 1 tensor left out of the means: a zero vector has no direction" in text
     assert "5 tensors equal in every element" in text
 
@@ -108,6 +109,50 @@ def test_nonfinite_values_are_called_out(hostile):
     assert "b.weight: 1 in the other, 0 in the base" in text
 
 
+def test_values_that_do_not_exist_are_left_out_in_words():
+    zero, one, empty = [0.0, 0.0], [1.0, 0.0], np.zeros((0, 2))
+    base = {"a.bias": zero, "b.bias": one, "c.bias": one, "d.bias": zero, "e.weight": empty, "f.weight": one}
+    other = {"a.bias": one, "b.bias": zero, "c.bias": one, "d.bias": zero, "e.weight": empty, "f.weight": [1.0, 1.0]}
+    found = compared(base, other)
+    text = table(found)
+    for line in (
+        "cosine of 3 tensors left out of the means: a zero vector has no direction",
+        "relative_delta of 2 tensors left out of the means: its base is zero",
+        "1 empty tensor left out of the means of all metrics: no elements",
+    ):
+        assert line in text.splitlines()
+    _, _, *rows, note, _equal = text[text.index("changed most") :].split("\n\n")[0].splitlines()
+    assert [row.split()[:2] for row in rows] == [["a.bias", "inf"], ["b.bias", "1"], ["f.weight", "1"]]
+    assert note == "relative_delta is inf where the base is zero: any change from zero is infinite"
+    assert "is inf" not in table(found, metrics="delta", sort="delta")
+    assert "is inf" in table(found, by="tensor") and "is inf" not in table(compared(*[{"a.weight": one}] * 2))
+    whole = found.overall
+    assert whole["relative_delta"] == (1 + 0 + 1) / 3 and whole["relative_delta_n"] == 3 and whole["cosine_n"] == 2
+    assert "left out" not in table(compared({"a.weight": one}, {"a.weight": one}))
+
+
+def test_a_reason_that_several_share_is_said_once():
+    base = {name: [1.0] for name in ("a.weight", "b.weight", "b.bias", "c.bias", "d.bias", "e.weight")}
+    options = {"include": ["*.weight"], "exclude": ["b.*", "e.*"]}
+    text = draw(ledger_document(compared(base, base, **options).ledger))
+    assert text[text.index("not compared, skipped 5") :].splitlines() == [
+        "not compared, skipped 5: left out",
+        "  left out by --exclude b.* (2):",
+        "    b.weight",
+        "    b.bias",
+        "  not among --include *.weight (2):",
+        "    c.bias",
+        "    d.bias",
+        "  e.weight: left out by --exclude e.*",
+    ]
+    one = draw(ledger_document(compared(base, base, include=["a.*"]).ledger))
+    assert "not compared, skipped 5: not among --include a.*\n  b.weight\n" in one
+    shown = table(compared(base, base, include=["a.*"], exclude=["e.*"]))
+    assert "not among --include a.* (4):\n    b.weight\n    b.bias\n    c.bias\n    and 1 more" in shown
+    nested = markdown(comparison_document(compared(base, base, **options)))
+    assert "\n- left out by --exclude b.\\* (2):\n  - b.weight\n" in nested
+
+
 def test_top_and_sort(comparison):
     text = table(comparison, top=2, sort="max_delta")
     assert "changed most, by max_delta" in text and "and 1 more; --top 0 shows them all" in text
@@ -126,6 +171,9 @@ def test_by_layer_and_by_tensor(comparison):
     assert text.index("layer 0 ") < text.index("layer 2 ") < text.index("layer 10 ") < text.index("in no layer")
     text = table(comparison, by="tensor", metrics="delta")
     assert text.index("word_embeddings.weight") < text.index("layer.10.dense.weight") < text.index("scale")
+    assert "more; --top 0" not in text
+    left_out = len(comparison.matched) - 2
+    assert f"and {left_out} more; --top 0 shows them all" in table(comparison, by="tensor", top=2)
 
 
 # --- the notebook
@@ -183,7 +231,7 @@ def test_delimited_sort_top_metrics_by(comparison):
     assert len(rows) == 2
     assert list(rows[0]) == ["base", "other", *LEDGER_COLUMNS, "cosine", "delta", "reason"]
     rows = read(comparison_delimited(comparison, View.checked(by="kind", metrics="delta"), "csv"))
-    assert list(rows[0]) == ["base", "other", "kind", "n", "elements", "cosine_n", "delta", "pooled_delta"]
+    assert list(rows[0]) == ["base", "other", "kind", *GROUP_COLUMNS, "delta", "pooled_delta"]
     assert len(rows) == 7
     rows = read(comparison_delimited(comparison, View.checked(by="layer", sort="max_delta", top=1), "tsv"), "\t")
     assert [row["layer"] for row in rows] == ["0"]

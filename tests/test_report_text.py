@@ -74,5 +74,8 @@ def test_sizes_and_speeds():
         "5.40 TB",
     ]
     assert speed(880_000_000, 0.4) == "read 880.0 MB in 0.40 s, 2.20 GB/s"
-    assert speed(0, 0.0) == "read 0 B in 0.00 s"
+    assert speed(3_200, 0.001) == "read 3.2 kB in 1 ms, 3.2 MB/s"
+    assert speed(181_700_000, 0.0211) == "read 181.7 MB in 21 ms, 8.61 GB/s"
+    assert speed(40, 0.00025) == "read 40 B in 0.25 ms, 160.0 kB/s"
+    assert speed(0, 0.0) == "read 0 B in 0 ms"
     assert [count(1, "tensor"), count(1234, "tensor")] == ["1 tensor", "1,234 tensors"]

@@ -97,7 +97,7 @@ def test_kind_summary(comparison):
     assert kinds["normal_weight"]["max_delta"] == 1.0
     # The zero vector's cosine is left out of the mean and not counted.
     assert kinds["layer_norm_bias"]["cosine_n"] == 0 and math.isnan(kinds["layer_norm_bias"]["cosine"])
-    assert kinds["all_bias"]["cosine_n"] == 1
+    assert kinds["all_bias"]["cosine_n"] == 1 and kinds["all_bias"]["relative_delta_n"] == 1
     assert kinds["all_bias"]["cosine"] == kinds["normal_bias"]["cosine"]
 
 
@@ -136,6 +136,18 @@ def test_empty_tensors_take_no_part_in_means():
     )
     assert found.overall["n"] == 2
     assert found.overall["delta"] == 2.0
+
+
+def test_a_change_from_zero_is_infinite_in_its_row_and_in_no_mean():
+    base = {"a.bias": [0.0], "b.bias": [2.0], "c.bias": [4.0]}
+    found = compared(base, {"a.bias": [1.0], "b.bias": [3.0], "c.bias": [4.0]})
+    assert [row.relative_delta for row in found.matched] == [np.inf, 0.5, 0.0]
+    group = found.summary()[2]
+    assert (group["relative_delta"], group["relative_delta_n"], group["n"]) == (0.25, 2, 3)
+    assert group["pooled_relative_delta"] == pytest.approx(math.sqrt(2 / 20))
+    # Infinity in the data is none of that: it stays in the mean.
+    sick = compared(base, {"a.bias": [np.inf], "b.bias": [3.0], "c.bias": [4.0]}).overall
+    assert sick["relative_delta_n"] == 3 and sick["relative_delta"] == np.inf
 
 
 def test_unknown_grouping_and_metric_are_sentences(comparison):

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..metrics import METRICS
+from ..summary import GROUP_COLUMNS
 from ..table import COLUMNS, LEDGER_COLUMNS, Comparison, ledger_row_dict
 from .view import View
 
@@ -31,7 +32,7 @@ def comparison_delimited(comparison: Comparison, view: View, fmt: str, header: b
     metrics = view.metrics or METRICS
     if view.by in ("kind", "layer"):
         pooled = [f"pooled_{name}" for name in metrics]
-        columns = ["base", "other", view.by, "n", "elements", "cosine_n", *metrics, *pooled]
+        columns = ["base", "other", view.by, *GROUP_COLUMNS, *metrics, *pooled]
         return _write(columns, (labels | group for group in view.cut(view.groups(comparison, view.by))), fmt, header)
     columns = [name for name in COLUMNS if name not in METRICS or name in metrics]
     columns[-1:-1] = [columns.pop(columns.index(name)) for name in metrics]  # in the order that was asked for

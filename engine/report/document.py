@@ -17,7 +17,7 @@ class Column:
 
 @dataclass(slots=True)
 class Section:
-    """A title, a table (none when there are no columns), and lines under it, each with its depth (0 or 1)."""
+    """A title, a table (none when there are no columns), and lines under it, each with its depth (0, 1 or 2)."""
 
     title: str
     columns: tuple[Column, ...] = ()

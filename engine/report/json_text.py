@@ -7,6 +7,7 @@ from typing import Any
 
 from ..metrics import METRICS
 from ..strict import exact
+from ..summary import GROUP_COLUMNS
 from ..table import Comparison
 from .view import View
 
@@ -26,7 +27,7 @@ def comparison_object(comparison: Comparison, view: View) -> dict[str, Any]:
         out["tensors"] = [matched[index] for index in view.tensors(comparison)] + ([] if view.top else rest)
     if view.by == "layer":
         metrics = view.metrics or METRICS
-        keys = ["layer", "n", "elements", "cosine_n", *metrics, *(f"pooled_{name}" for name in metrics)]
+        keys = ["layer", *GROUP_COLUMNS, *metrics, *(f"pooled_{name}" for name in metrics)]
         out["layers"] = [{key: exact(group[key]) for key in keys} for group in view.groups(comparison, "layer")]
     return out
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from .document import Column, Document, Section
@@ -54,23 +54,36 @@ def not_compared(ledger: Ledger, top: int) -> list[Section]:
         lines = [f"{plain(row.tensor or '')}: rows {row.rows[0]} of {row.rows[1]}" for row in part if row.rows]
         sections.append(Section(f"compared in part: {count(len(part), 'tensor')}", lines=facts(lines, top)))
     for status, meaning in _MEANINGS.items():
-        rows = [row for row in ledger.rows if row.status == status]
-        if not rows:
-            continue
-        reasons = {row.reason for row in rows}
-        common = reasons.pop() if len(reasons) == 1 else None
-        names = [_name(row) + (f": {plain(row.reason)}" if common is None and row.reason else "") for row in rows]
-        title = f"not compared, {status} {len(rows):,}: {plain(common) if common else meaning}"
-        sections.append(Section(title, lines=facts(names, top)))
+        by_reason: dict[str, list[str]] = {}
+        for row in ledger.rows:
+            if row.status == status:
+                by_reason.setdefault(row.reason, []).append(_name(row))
+        if by_reason:
+            sections.append(_by_reason(status, meaning, by_reason, top))
     return sections
 
 
-def facts(lines: Sequence[str], top: int) -> list[tuple[int, str]]:
+def _by_reason(status: str, meaning: str, by_reason: Mapping[str, Sequence[str]], top: int) -> Section:
+    """The names of one status; a reason that several share is said once, above them or, where all do, in the title."""
+    total = sum(map(len, by_reason.values()))
+    if len(by_reason) == 1:
+        (reason, names), *_ = by_reason.items()
+        return Section(f"not compared, {status} {total:,}: {plain(reason) or meaning}", lines=facts(names, top))
+    section = Section(f"not compared, {status} {total:,}: {meaning}")
+    for reason, names in by_reason.items():
+        if len(names) > 1:
+            section.lines += [(1, f"{plain(reason)} ({len(names):,}):"), *facts(names, top, depth=2)]
+    alone = [f"{names[0]}: {plain(reason)}" for reason, names in by_reason.items() if len(names) == 1]
+    section.lines += facts(alone, top)
+    return section
+
+
+def facts(lines: Sequence[str], top: int, depth: int = 1) -> list[tuple[int, str]]:
     """The first `top` lines, and how many more there are; all of them when `top` is 0."""
     shown = lines[:top] if top else lines
-    out = [(1, line) for line in shown]
+    out = [(depth, line) for line in shown]
     if more := len(lines) - len(shown):
-        out.append((1, f"and {more:,} more; --top 0 shows them all"))
+        out.append((depth, f"and {more:,} more; --top 0 shows them all"))
     return out
 
 

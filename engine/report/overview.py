@@ -9,7 +9,7 @@ import numpy as np
 from ..table import Comparison
 from .document import Column, Document, Section
 from .ledger import facts, heading, not_compared
-from .text import count, left_out_note, plain, speed, value
+from .text import count, plain, speed, value
 from .view import CHANGE_METRICS, DEFAULT_SORT, View, ranked
 
 __all__ = ["comparison_document", "metric_cells"]
@@ -32,7 +32,11 @@ def comparison_document(comparison: Comparison, view: View | None = None) -> Doc
     sections = []
     if by == "tensor":
         # Asked for the tensors themselves: all of them in file order, unless --sort or --top says otherwise.
-        sections.append(_tensors(comparison, view, view.tensors(comparison), "tensors"))
+        chosen = view.tensors(comparison)
+        section = _tensors(comparison, view, chosen, "tensors")
+        if more := len(comparison.pair) - len(chosen):
+            section.lines.insert(0, (0, f"and {more:,} more; --top 0 shows them all"))
+        sections.append(section)
     else:
         sections.append(_groups(comparison, view, by))
         sections.append(_changed_most(comparison, view, top))
@@ -60,9 +64,23 @@ def _groups(comparison: Comparison, view: View, by: str) -> Section:
     rows.append(["pooled", "", *metric_cells(pooled, metrics)])
     columns = (Column(by, names=True), Column("n"), *(Column(name) for name in metrics))
     section = Section(f"by {by}: means over tensors; pooled: over all elements as one", columns, rows)
-    if left_out := whole["n"] - whole["cosine_n"]:
-        section.lines.append((0, left_out_note(left_out)))
+    section.lines += [(0, line) for line in _left_out(comparison)]
     return section
+
+
+# What a report says of the values that do not exist and so are in no mean.
+_WHY_LEFT_OUT = {"cosine": "a zero vector has no direction", "relative_delta": "its base is zero"}
+
+
+def _left_out(comparison: Comparison) -> list[str]:
+    lines = [
+        f"{metric} of {count(left_out, 'tensor')} left out of the means: {why}"
+        for metric, why in _WHY_LEFT_OUT.items()
+        if (left_out := int(np.sum(comparison.undefined(metric) & ~comparison.empty)))
+    ]
+    if empty := int(np.sum(comparison.empty)):
+        lines.append(f"{count(empty, 'empty tensor')} left out of the means of all metrics: no elements")
+    return lines
 
 
 def _group_name(group: str | int | None) -> str:
@@ -86,7 +104,7 @@ def _changed_most(comparison: Comparison, view: View, top: int) -> Section:
     shown = chosen[:top] if top else chosen
     section = _tensors(comparison, view, shown, title, metric)
     if more := len(chosen) - len(shown):
-        section.lines.append((0, f"and {more:,} more; --top 0 shows them all"))
+        section.lines.insert(0, (0, f"and {more:,} more; --top 0 shows them all"))
     if equal := total - unequal:
         section.lines.append((0, f"{count(equal, 'tensor')} equal in every element"))
     return section
@@ -98,7 +116,11 @@ def _tensors(comparison: Comparison, view: View, chosen: list[int], title: str, 
         metrics = (metric, *metrics)
     matched = comparison.matched
     rows = [[plain(matched[i].tensor), *metric_cells(dict(matched[i].metrics), metrics)] for i in chosen]
-    return Section(title, (Column("tensor", names=True), *(Column(name) for name in metrics)), rows)
+    section = Section(title, (Column("tensor", names=True), *(Column(name) for name in metrics)), rows)
+    from_zero = comparison.undefined("relative_delta") & np.isinf(comparison.metrics["relative_delta"])
+    if "relative_delta" in metrics and from_zero[chosen].any():
+        section.lines.append((0, "relative_delta is inf where the base is zero: any change from zero is infinite"))
+    return section
 
 
 def _trouble(comparison: Comparison, top: int) -> list[Section]:

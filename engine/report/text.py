@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["count", "elide", "left_out_note", "plain", "size", "speed", "value"]
+__all__ = ["count", "elide", "plain", "size", "speed", "value"]
 
 
 def plain(name: str) -> str:
@@ -63,16 +63,11 @@ def size(nbytes: int) -> str:
 
 
 def speed(nbytes: int, seconds: float) -> str:
-    """What was read, in how long, and how fast: "read 0.88 GB in 0.41 s, 2.15 GB/s"."""
-    took = f"read {size(nbytes)} in {seconds:.2f} s"
-    return f"{took}, {nbytes / seconds / 1e9:.2f} GB/s" if nbytes and seconds > 0 else took
+    """What was read, in how long, and how fast: "read 880.0 MB in 0.41 s, 2.15 GB/s", "read 1.2 kB in 3 ms, …"."""
+    took = f"read {size(nbytes)} in " + (f"{seconds:.2f} s" if seconds >= 0.1 else f"{1000 * seconds:.2g} ms")
+    return f"{took}, {size(round(nbytes / seconds))}/s" if nbytes and seconds > 0 else took
 
 
 def count(number: int, noun: str) -> str:
     """ "1 tensor", "2 tensors", "109,482,240 elements"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def left_out_note(left_out: int) -> str:
-    """The sentence that goes with means from which cosines were left out."""
-    return f"cosine of {count(left_out, 'tensor')} left out of the means: a zero vector has no direction"

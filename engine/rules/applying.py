@@ -84,12 +84,9 @@ def _rest(
     if selection.allows("prefix"):
         forced = selection.is_forced("prefix")
         _both(base, other, "prefix", unwrapped, forced=forced)
-        base_prefix, other_prefix, _ = find_prefixes(base, other, forced=forced, names=base_model_names(*configs))
-        apply_prefixes(base, other, base_prefix, other_prefix)
-        off = [
-            f'"{prefix}" off the {side}' for prefix, side in ((base_prefix, "base"), (other_prefix, "other")) if prefix
-        ]
-        notes += [f"prefix: {' and '.join(off)}"] if off else []
+        prefixes = find_prefixes(base, other, forced=forced, names=base_model_names(*configs))
+        told = apply_prefixes(base, other, prefixes)
+        notes += [told] if told else []
     return (base, other), notes
 
 

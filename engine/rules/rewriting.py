@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterable, Mapping
 
 from ..errors import RulesError
 
-__all__ = ["UNPAIRED", "Side"]
+__all__ = ["UNPAIRED", "Shape", "Side"]
+
+Shape = tuple[int, ...]
 
 UNPAIRED = "\0"
 """Ends a key that must meet no other: a tensor that a rule knows to have no counterpart, whatever its name."""
@@ -28,7 +30,7 @@ class Side:
         reasons: name -> why a rule says that it has no counterpart.
     """
 
-    def __init__(self, label: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    def __init__(self, label: str, shapes: Mapping[str, Shape]) -> None:
         self.label = label
         self.shapes = dict(shapes)
         self.keys: dict[str, str] = {name: name for name in shapes}
