@@ -5,7 +5,7 @@ Each function here is a Numba intrinsic: called from jitted code with addresses,
 lanes, the order of every addition and the use of fused multiply-add are fixed by this file and not by what the
 auto-vectoriser makes of a loop on some processor. That is what makes a sum the same to the last bit whichever kernel
 computes it, fused or not, and what the error bounds in `cpu.py` rest on: every float64 sum runs over `LANES` = 8
-independent lanes of at most BLOCK / LANES = 128 terms, which are then added as a tree.
+independent lanes of at most BLOCK / LANES = 256 terms, which are then added as a tree.
 
 Sums of a block (x, y: the elements as float64; d = x - y rounded once to float64):
 
@@ -395,11 +395,11 @@ def _compensated(scratch: Any, *, dot: bool) -> Any:
 
 @intrinsic
 def dot_pinned(typingctx: Any, scratch: Any, x: Any, y: Any, count: Any, pin: Any, out: Any) -> Any:
-    """Σxy of float32 as high + low at out[0] and out[1], given pin = 1.5 * 2**k with 2**k >= 512 max|x| max|y|.
+    """Σxy of float32 as high + low at out[0] and out[1], given pin = 1.5 * 2**k with 2**k >= 1024 max|x| max|y|.
 
     A running sum that starts at the pin never leaves its binade, so the part of a product that it takes, and the part
     that it leaves, are both exact without the comparison of magnitudes or the extra operations of a general two-sum:
-    4 additions a term for 7. The parts taken are added exactly; those left, below 2**(k-53) each, to within 2**(k-89).
+    4 additions a term for 7. The parts taken are added exactly; those left, below 2**(k-53) each, to within 2**(k-87).
     Rump, Ogita and Oishi, "Accurate floating-point summation, part I", SIAM J. Sci. Comput. 31 (2008), section 3.
     """
     kind = _working_type(scratch)

@@ -8,8 +8,8 @@ pair sums) alone, so a sum is the same bits whatever other operands of up to 16 
 operand that needs float64 takes the whole tile to float64.)
 
 With |X| < 2**27 and |X - Y| < 2**28, eight terms of a lane fit 32 bits, a group, after which they are added to 64-bit
-lanes; squares go there at once: 128 terms below 2**56 fit. Lanes of 2 Σxy = Σx² + Σy² - Σd² are right modulo 2**64 and
-small, hence right.
+lanes. Squares go there at once: 256 of them make Σx² < 2**62, hence Σd² <= 2 (Σx² + Σy²) < 2**64 and, in magnitude,
+2 Σxy = Σx² + Σy² - Σd² < 2**63.
 """
 
 from __future__ import annotations
@@ -182,6 +182,12 @@ class _Sums:
                 self.wide[2] = self.e.b.add(self.wide[2], part)
 
 
+def _count_nonzero(e: Emitter, v: Value) -> Value:
+    """How many lanes are not zero, as int64: the mask goes to a general register, where counting is free."""
+    mask = e.b.bitcast(e.b.icmp_unsigned("!=", v, e.constant(_V16, 0)), _I16)
+    return e.b.zext(e.b.ctpop(mask), _I64)
+
+
 def _unsigned_halves(e: Emitter, v: Value) -> list[Value]:
     pairs = e.b.bitcast(v, _VL)
     return [e.b.and_(pairs, e.constant(_VL, 0xFFFFFFFF)), e.b.lshr(pairs, e.constant(_VL, 32))]
@@ -219,11 +225,9 @@ def _store_lanes(e: Emitter, vectors: list[tuple[Value, bool]], out: Value) -> N
 
 
 def _store_self(e: Emitter, sums: _Sums, out: Value) -> None:
-    """Σ|X|, ΣX, ΣX² as (high, low), and max|X| where it was tracked: 7 of FIXED_OUT int64."""
+    """Σ|X|, ΣX, ΣX² as (high, low): 6 of FIXED_OUT int64."""
     size, squares, total = sums.wide
     _store_lanes(e, [(size, False), (total, True), (squares, False)], out)
-    for largest in sums.largest:
-        _store_largest(e, largest, out, 6)
 
 
 def _store_largest(e: Emitter, largest: Value, out: Value, slot: int) -> None:
@@ -239,17 +243,17 @@ def _fixed_block(selfs: int, operands: int, *, shifted: bool = False, code: str 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         sources, args = args[:operands], args[operands:]
         shifts, args = (args[:operands], args[operands:]) if shifted else ([], args)
-        factors, args = (args[:1], args[1:]) if code in _FLOATS else ([], args)
+        factors, args = (args[:1], args[1:]) if code else ([], args)
         count, outs = args[0], args[1:]
         e = Emitter(builder)
         up = [_splat(e, builder.trunc(shift, _I32)) for shift in shifts]
         factor = [_splat(e, each) for each in factors]
-        element = _V16.element if code is None else (_FLOATS | _INTEGERS)[code][0]
+        element = _V16.element if code is None else _FLOATS[code][0]
         itemsize = 4 if code is None else DECODERS[code].itemsize
-        sums = [_Sums(e, signed=True, peak=code in _INTEGERS) for _ in range(selfs)]
+        sums = [_Sums(e, signed=True, peak=False) for _ in range(selfs)]
         paired = operands == 2
         difference = _Sums(e, signed=False, peak=True)
-        extra = [e.constant(_V16, 0), e.constant(_VL, 0)] if paired else []  # #(X ≠ Y), ΣXY where not derived
+        extra = [ir.Constant(_I64, 0), e.constant(_VL, 0)] if paired else []  # #(X ≠ Y), ΣXY where not derived
         parts = [*sums, difference] if paired else sums
         widths = [len(part.state) for part in parts]
 
@@ -265,10 +269,17 @@ def _fixed_block(selfs: int, operands: int, *, shifted: bool = False, code: str 
             for part in parts:
                 part.begin_group()
             for step in range(FIXED_GROUP // _WIDTH):
-                byte = builder.mul(builder.add(index, ir.Constant(_I64, step * _WIDTH)), ir.Constant(_I64, itemsize))
-                values = [e.load(ir.VectorType(element, _WIDTH), source, byte) for source in sources]
-                if code is not None:
-                    values = [_fixed_value(e, code, value, *factor) for value in values]
+                if code == "BF16":
+                    # Two neighbours are one int32, which is split without a widening load; order does not matter.
+                    first = builder.add(index, ir.Constant(_I64, step // 2 * 2 * _WIDTH))
+                    byte = builder.mul(first, ir.Constant(_I64, itemsize))
+                    values = [_bfloat16_half(e, e.load(_V16, source, byte), step % 2, *factor) for source in sources]
+                else:
+                    first = builder.add(index, ir.Constant(_I64, step * _WIDTH))
+                    byte = builder.mul(first, ir.Constant(_I64, itemsize))
+                    values = [e.load(ir.VectorType(element, _WIDTH), source, byte) for source in sources]
+                    if code is not None:
+                        values = [_fixed_value(e, code, value, *factor) for value in values]
                 if shifted:
                     values = [builder.shl(value, shift) for value, shift in zip(values, up, strict=True)]
                 for part, value in zip(sums, values, strict=False):
@@ -276,7 +287,7 @@ def _fixed_block(selfs: int, operands: int, *, shifted: bool = False, code: str 
                 if paired:
                     d = builder.sub(*values)
                     difference.add(d)
-                    extra[0] = builder.add(extra[0], _smaller(e, d, e.constant(_V16, 1)))
+                    extra[0] = builder.add(extra[0], _count_nonzero(e, d))
                     if selfs < 2:
                         for x, y in zip(*(_signed_halves(e, value) for value in values), strict=True):
                             extra[1] = builder.add(extra[1], builder.mul(x, y))
@@ -296,10 +307,10 @@ def _fixed_block(selfs: int, operands: int, *, shifted: bool = False, code: str 
                 twice = builder.sub(builder.add(sums[0].wide[1], sums[1].wide[1]), squares)
             _store_lanes(e, [(size, False), (squares, False), (twice, True)], out)
             _store_largest(e, difference.largest[0], out, 6)
-            e.store(builder.zext(e.reduce(extra[0], builder.add), _I64), out, 7)
+            e.store(extra[0], out, 7)
         return context.get_dummy_value()
 
-    scale = [types.float32] if code in _FLOATS else []
+    scale = [types.float32] if code else []
     results = selfs + (operands == 2)
     return types.void(*[types.int64] * operands * (1 + shifted), *scale, *[types.int64] * (1 + results)), codegen
 
@@ -308,6 +319,12 @@ def _splat(e: Emitter, value: Value) -> Value:
     none = ir.Constant(ir.VectorType(value.type, _WIDTH), ir.Undefined)
     one = e.b.insert_element(none, value, ir.Constant(_I32, 0))
     return e.b.shuffle_vector(one, none, ir.Constant(_V16, [0] * _WIDTH))
+
+
+def _bfloat16_half(e: Emitter, pairs: Value, odd: int, factor: Value) -> Value:
+    """The even or the odd ones of 32 bfloat16 as int32, times `factor`."""
+    bits = e.b.and_(pairs, e.constant(_V16, 0xFFFF0000)) if odd else e.b.shl(pairs, e.constant(_V16, 16))
+    return e.b.fptosi(e.b.fmul(e.b.bitcast(bits, _VF), factor), _V16)
 
 
 def _fixed_value(e: Emitter, code: str, raw: Value, factor: Value | None = None) -> Value:
@@ -337,22 +354,15 @@ def both_fixed(
 
 
 def _both_stored(code: str) -> Any:
-    """`both_fixed` on elements as they are stored: no detour through memory. Floats take the scale, 1 / unit, too."""
-    if code in _FLOATS:
+    """`both_fixed` on floats as they are stored, given the scale, 1 / unit: no detour through memory."""
 
-        def scaled(typingctx: Any, x: Any, y: Any, scale: Any, count: Any, out_x: Any, out_y: Any, out: Any) -> Any:
-            return _fixed_block(selfs=2, operands=2, code=code)
-
-        return intrinsic(scaled)
-
-    def plain(typingctx: Any, x: Any, y: Any, count: Any, out_x: Any, out_y: Any, out: Any) -> Any:
+    def typed(typingctx: Any, x: Any, y: Any, scale: Any, count: Any, out_x: Any, out_y: Any, out: Any) -> Any:
         return _fixed_block(selfs=2, operands=2, code=code)
 
-    return intrinsic(plain)
+    return intrinsic(typed)
 
 
-both_bf16, both_f16, both_e4m3, both_e5m2 = (_both_stored(code) for code in ("BF16", "F16", "F8_E4M3", "F8_E5M2"))
-both_i8, both_u8 = _both_stored("I8"), _both_stored("U8")
+both_bf16, both_f16, both_e4m3, both_e5m2 = (_both_stored(code) for code in _FLOATS)
 
 
 @intrinsic

@@ -13,14 +13,13 @@ from numba import njit
 
 from .accumulate import COMPILED, add_compensated, larger, two_sum
 from .blocks import copy_bytes, zero_bytes
+from .bytes8 import both_i8, both_u8
 from .decoders import DECODERS
 from .fixed import (
     both_bf16,
     both_e4m3,
     both_e5m2,
     both_f16,
-    both_i8,
-    both_u8,
     fix_bf16,
     fix_bool,
     fix_e4m3,

@@ -3,7 +3,7 @@
 They stand apart so that a caller who finds the machine code in the cache need not import Numba to know them.
 """
 
-BLOCK = 1024  # elements: two float32 operands are 8 KiB, a quarter of a 32 KiB first-level cache, and lanes stay short
+BLOCK = 2048  # elements: two float32 operands are 16 KiB, half of a 32 KiB first-level cache, and lanes stay short
 LANES = 8  # float64 elements of one AVX-512 register; narrower processors split it, the order of additions stays
 WIDTH = 2 * LANES  # elements decoded at a time; blocks are padded to a multiple
 

@@ -28,9 +28,17 @@ import llvmlite.binding as llvm
 
 __all__ = ["cache_folder", "function", "is_cached"]
 
-_SOURCES = tuple(
-    f"{name}.py"
-    for name in ("accumulate", "blocks", "decode", "decoders", "fixed", "fixed_walk", "layout", "native", "tile")
+_SOURCES = (
+    "accumulate.py",
+    "blocks.py",
+    "bytes8.py",
+    "decode.py",
+    "decoders.py",
+    "fixed.py",
+    "fixed_walk.py",
+    "layout.py",
+    "native.py",
+    "tile.py",
 )
 _ARGUMENTS = {"run_f32": 15, "run_f64": 15, "gather": 8}
 _SYMBOL = "weighbridge_{}"

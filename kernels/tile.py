@@ -2,10 +2,10 @@
 
 How 1e-12 is kept at the speed of memory. With u = 2**-53:
 
-- Sums of magnitudes and squares run over at most 128 terms a lane (`blocks.py`): relative error below 2e-14.
+- Sums of magnitudes and squares run over at most 256 terms a lane (`blocks.py`): relative error below 3e-14.
 - Σx of a float32 block is exact when no element has bits below 2**-53 of Σ|x|, which the largest and the smallest
-  magnitude tell; where it may not be, and for float64 always, it is compensated (error below 1e-27 Σ|x|).
-- Σxy = (Σx² + Σy² - Σd²) / 2 costs nothing and is off by at most 136/2 u (Σx² + Σy² + Σd²). Where that is more than
+  magnitude tell; where it may not be, and for float64 always, it is compensated (error below 2e-27 Σ|x|).
+- Σxy = (Σx² + Σy² - Σd²) / 2 costs nothing and is off by at most 266/2 u (Σx² + Σy² + Σd²). Where that is more than
   5e-13 |Σxy|, as it is for unrelated vectors, the block is run again with a compensated dot product.
 - Each slot carries a bound of its error, on which `cpu.py` decides whether the result is certain to 1e-12.
 """
@@ -68,10 +68,10 @@ from .layout import (
 
 __all__ = ["FUNCTIONS"]
 
-_DERIVED = 68 * UNIT  # error of the derived Σxy, in units of Σx² + Σy² + Σd²
-_TRUSTED = 60.0  # the derived Σxy is taken while Σx² + Σy² + Σd² is at most this multiple of it: 4.6e-13
-_COMPENSATED = 1e-27  # error of a compensated sum of a block, in units of the sum of its terms' magnitudes
-_PINNED = 2.0**-86  # error of a pinned sum of a block, in units of the pin
+_DERIVED = 133 * UNIT  # error of the derived Σxy, in units of Σx² + Σy² + Σd²
+_TRUSTED = 33.0  # the derived Σxy is taken while Σx² + Σy² + Σd² is at most this multiple of it: 4.9e-13
+_COMPENSATED = 2e-27  # error of a compensated sum of a block, in units of the sum of its terms' magnitudes
+_PINNED = 2.0**-84  # error of a pinned sum of a block, in units of the pin
 _HUGE = 1e290  # above, sums of squares of float64 may have overflowed
 _TINIEST = 5e-324  # least bound of a sum of products that are not all zero: its own product may underflow
 
@@ -117,7 +117,7 @@ def _add_pinned(
     """Add Σxy of a float32 block to slots[2:5], where no product exceeds `largest`; False if that is not to be had."""
     if scratch.itemsize != 4 or not 0.0 < largest < math.inf:
         return False
-    pin = power_of_two(exponent_of(largest) + 10)
+    pin = power_of_two(exponent_of(largest) + 11)
     dot_pinned(scratch, x, y, count, 1.5 * pin, lanes_at)
     if lanes[0] == 0.0 and lanes[1] == 0.0:  # all products may be 0, which this cannot tell for certain
         return False
