@@ -146,7 +146,8 @@ class Staging:
         self._base[sizes == 0] = 0
         for k, n in zip(*np.nonzero((placed.file < 0) & (sizes > 0)), strict=True):
             self._base[k, n] = files.address(placed.columns[n][k], int(sizes[k, n]))
-        for number in np.unique(placed.file[(placed.file >= 0) & (sizes > 0)]):
+        used = np.bincount(placed.file[(placed.file >= 0) & (sizes > 0)], minlength=1)
+        for number in np.flatnonzero(used):
             here = (placed.file == number) & (sizes > 0)
             file = files.file(placed.paths[number])
             beyond = here & (placed.offset + sizes > file.size)

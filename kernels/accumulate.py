@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from numba import njit
@@ -43,3 +44,9 @@ def add_plain(whole: Any, at: int, low: int, value: float) -> None:
     """Add a value to the sum at whole[at], keeping the rounding error at whole[low]."""
     whole[at], error = two_sum(whole[at], value)
     whole[low] += error
+
+
+@njit(**COMPILED)
+def joined(high: float, low: float) -> float:
+    """high + low where high is finite; else high, the IEEE result, beside which a compensation means nothing."""
+    return high + low if math.isfinite(high) else high

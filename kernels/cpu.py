@@ -228,33 +228,25 @@ class Tile:
 
     def _gathered(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """The sums, and which operands' (K, N) and which pairs' (K, P) are not certain."""
-        tensors = len(self.elements)
-        # Behind the slots: the low parts of the two sums of magnitudes and squares.
-        selfs = np.zeros((tensors, len(self.decoders), SELF_SLOTS + 2))
-        between = np.zeros((tensors, len(self.pairs), PAIR_SLOTS + 2))
+        tensors, operands, pairs = len(self.elements), len(self.decoders), len(self.pairs)
+        self_sums, self_bounds = np.zeros((tensors, operands, len(SELF_SUMS))), np.zeros((tensors, operands))
+        pair_sums, pair_bounds = np.zeros((tensors, pairs, len(PAIR_SUMS))), np.zeros((tensors, pairs))
+        work = np.empty(SELF_SLOTS + 2)
         native.function("gather")(
             len(self.items),
             self.items.ctypes.data,
-            len(self.decoders),
-            len(self.pairs),
+            operands,
+            pairs,
             self._self_slots.ctypes.data,
             self._pair_slots.ctypes.data,
-            selfs.ctypes.data,
-            between.ctypes.data,
+            work.ctypes.data,
+            self_sums.ctypes.data,
+            self_bounds.ctypes.data,
+            pair_sums.ctypes.data,
+            pair_bounds.ctypes.data,
         )
-
-        self_sums = np.empty((*selfs.shape[:2], len(SELF_SUMS)))
         self_sums[..., 0] = self.elements[:, None]
-        self_sums[..., 1] = _value(selfs[..., 0], selfs[..., 7])
-        self_sums[..., 2] = _value(selfs[..., 1], selfs[..., 2])
-        self_sums[..., 3] = _value(selfs[..., 4], selfs[..., 8])
-        self_sums[..., 4:] = selfs[..., 5:7]
-        pair_sums = np.empty((*between.shape[:2], len(PAIR_SUMS)))
-        pair_sums[..., 0] = _value(between[..., 0], between[..., 7])
-        pair_sums[..., 1] = _value(between[..., 1], between[..., 8])
-        pair_sums[..., 2] = _value(between[..., 2], between[..., 3])
-        pair_sums[..., 3:] = between[..., 5:7]
-        return self_sums, pair_sums, *self._doubtful(self_sums, pair_sums, selfs[..., 3], between[..., 4])
+        return self_sums, pair_sums, *self._doubtful(self_sums, pair_sums, self_bounds, pair_bounds)
 
     def _doubtful(
         self, self_sums: np.ndarray, pair_sums: np.ndarray, total_bounds: np.ndarray, dot_bounds: np.ndarray
@@ -298,9 +290,3 @@ def _items(elements: np.ndarray) -> np.ndarray:
     slot = np.arange(len(tensor))
     start = (slot - first[tensor]) * CHUNK
     return np.stack([tensor, start, np.minimum(elements[tensor] - start, CHUNK), slot], axis=1).astype(np.int64)
-
-
-def _value(high: np.ndarray, low: np.ndarray) -> np.ndarray:
-    """high + low, where high is finite; else high, the IEEE result, beside which a compensation means nothing."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        return np.where(np.isfinite(high), high + np.where(np.isfinite(high), low, 0.0), high)

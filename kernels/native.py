@@ -40,7 +40,7 @@ _SOURCES = (
     "native.py",
     "tile.py",
 )
-_ARGUMENTS = {"run_f32": 15, "run_f64": 15, "gather": 8}
+_ARGUMENTS = {"run_f32": 15, "run_f64": 15, "gather": 11}
 _SYMBOL = "weighbridge_{}"
 
 _lock = threading.Lock()
