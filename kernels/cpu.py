@@ -20,7 +20,7 @@ import numpy as np
 
 from . import native, reference
 from .decoders import DECODERS
-from .layout import ANY, BLOCK, PAIR_SLOTS, SELF_SLOTS, STAR, TWO, WORK_OPERAND, WORK_SLOTS
+from .layout import ANY, BLOCK, PAIR_SLOTS, SELF_SLOTS, STAR, WORK_OPERAND, WORK_SLOTS
 from .sums import CHUNK, PAIR_SUMS, SELF_SUMS
 
 __all__ = ["TASK_BYTES", "Tile", "available_threads", "run_tasks", "tile_sums"]
@@ -278,7 +278,7 @@ def _outside(largest: np.ndarray, squares: np.ndarray) -> np.ndarray:
 
 def _layout(operands: int, pairs: np.ndarray) -> int:
     if operands > 1 and np.array_equal(pairs, [(i, 0) for i in range(1, operands)]):
-        return TWO if operands == 2 else STAR
+        return STAR
     return ANY
 
 

@@ -3,7 +3,10 @@
 They stand apart so that a caller who finds the machine code in the cache need not import Numba to know them.
 """
 
+from .sums import CHUNK
+
 BLOCK = 2048  # elements: two float32 operands are 16 KiB, half of a 32 KiB first-level cache, and lanes stay short
+BLOCKS = CHUNK // BLOCK  # of a chunk
 LANES = 8  # float64 elements of one AVX-512 register; narrower processors split it, the order of additions stays
 WIDTH = 2 * LANES  # elements decoded at a time; blocks are padded to a multiple
 
@@ -15,8 +18,8 @@ DD_OUT = 3 * LANES  # float64 of a compensated sum: high parts, low parts, magni
 SELF_SLOTS = 7  # Σ|x|, Σx high, low, bound, Σx², max|x|, non-finite elements
 PAIR_SLOTS = 7  # Σ|d|, Σd², Σxy high, low, bound, max|d|, #(x ≠ y)
 
-# Layouts of the pair list: any, one base (operand 0) against all others in order, and the same with one other.
-ANY, STAR, TWO = 0, 1, 2
+# Layouts of the pair list: any, and one base (operand 0) against all others in order.
+ANY, STAR = 0, 1
 
 # Fixed point: blocks of narrow dtypes as int32 multiples of a power of two.
 FIXED_BITS = 27  # |X| < 2**27: sums of a lane then fit, see `fixed.py`
@@ -32,5 +35,5 @@ OPERAND_ROWS = 9
 
 # Working memory of a thread, in float64: the end of a tensor padded to a group of 2-byte elements, sums of a block ...
 TAIL_SLOTS = FIXED_GROUP * 2 // 8
-WORK_SLOTS = TAIL_SLOTS + DD_OUT + PAIR_OUT + 3 * FIXED_OUT
+WORK_SLOTS = TAIL_SLOTS + DD_OUT + PAIR_OUT + 3 * FIXED_OUT + BLOCKS * (SELF_OUT + 3)
 WORK_OPERAND = SELF_OUT + 5  # ... and as many for every operand

@@ -38,6 +38,7 @@ _SOURCES = (
     "fixed_walk.py",
     "layout.py",
     "native.py",
+    "sums.py",
     "tile.py",
 )
 _ARGUMENTS = {"run_f32": 15, "run_f64": 15, "gather": 11}

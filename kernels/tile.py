@@ -47,8 +47,8 @@ from .fixed_walk import (
     to_fixed,
 )
 from .layout import (
-    ANY,
     BLOCK,
+    BLOCKS,
     DD_OUT,
     FIXED_GROUP,
     FIXED_OUT,
@@ -61,7 +61,6 @@ from .layout import (
     SELF_SLOTS,
     STAR,
     TAIL_SLOTS,
-    TWO,
     WIDTH,
     WORK_SLOTS,
 )
@@ -222,62 +221,171 @@ def _run(
     fixed_at = scratch_at + operands * BLOCK * itemsize
     between_at = exact_at + 16 * FIXED_OUT
     sums_bytes, exact_bytes, fixed_bytes, float_bytes = 8 * SELF_OUT, 8 * FIXED_OUT, BLOCK * 4, BLOCK * itemsize
+    kept_at = between_at + 8 * FIXED_OUT
+    kept = matrix(doubles(), kept_at, BLOCKS, SELF_OUT)  # of each block of the base: its self sums,
+    kept_units = matrix(integers(), kept_at + 8 * BLOCKS * SELF_OUT, BLOCKS, 3)  # unit, top, whether it is held fixed
     for row in range(item_count):
         tensor, start, length, slot = items[row, 0], items[row, 1], items[row, 2], items[row, 3]
         selfs = matrix(doubles(), self_slots_at + 8 * SELF_SLOTS * operands * slot, operands, SELF_SLOTS)
         between = matrix(doubles(), pair_slots_at + 8 * PAIR_SLOTS * pair_count * slot, pair_count, PAIR_SLOTS)
+        if layout == STAR:
+            # One of the others after the other: memory is read in long runs, and the base's chunk stays in cache.
+            for x in range(1, operands):
+                for begin in range(0, length, BLOCK):
+                    block = begin // BLOCK
+                    count = min(BLOCK, length - begin)
+                    padded = (count + WIDTH - 1) // WIDTH * WIDTH
+                    groups = (count + FIXED_GROUP - 1) // FIXED_GROUP * FIXED_GROUP
+                    for n in (0, x):
+                        sources[n] = addresses[tensor, n] + (start + begin) * itemsizes[n]
+                        if n == 0 and x > 1:
+                            continue
+                        fixed[n] = 0
+                        if constants[5, n]:
+                            fixed[n] = find_unit(
+                                constants[5:, n],
+                                itemsizes[n],
+                                sources[n],
+                                count,
+                                tail_at,
+                                exact[0],
+                                exact_at,
+                                units[n],
+                                sums[n],
+                            )
+                    known = kept_units[block]
+                    if x == 1:
+                        known[0], known[1], known[2] = units[0, 0], units[0, 1], fixed[0]
+                    else:
+                        units[0, 0], units[0, 1], fixed[0] = known[0], known[1], known[2]
+                        for at in range(SELF_OUT):
+                            sums[0, at] = kept[block, at]
+                    target_x, target_y = fixed_at + x * fixed_bytes, fixed_at
+                    common = NO_UNIT
+                    if fixed[0] and fixed[x]:
+                        common = common_unit(units[x], units[0])
+                    if common != NO_UNIT:
+                        done = 0
+                        if codes[0] == codes[x] and groups == count:
+                            done = both_stored(
+                                codes[0],
+                                sources[x],
+                                sources[0],
+                                common,
+                                count,
+                                exact_at + exact_bytes,
+                                exact_at,
+                                between_at,
+                            )
+                            if done and constants[5, 0] == 2:
+                                sums[0, 4], sums[x, 4] = exact[0, 6], exact[1, 6]
+                        if not done:
+                            to_fixed(codes[x], itemsizes[x], sources[x], count, units[x, 0], target_x, tail_at, sums[x])
+                            to_fixed(codes[0], itemsizes[0], sources[0], count, units[0, 0], target_y, tail_at, sums[0])
+                            both_fixed(
+                                target_x,
+                                target_y,
+                                shift_to(units[x, 0], common),
+                                shift_to(units[0, 0], common),
+                                groups,
+                                exact_at + exact_bytes,
+                                exact_at,
+                                between_at,
+                            )
+                        close_self_fixed(exact[1], common, sums[x], selfs[x])
+                        close_pair_fixed(exact[2], common, between[x - 1])
+                        if x == 1:
+                            close_self_fixed(exact[0], common, sums[0], selfs[0])
+                            for at in range(SELF_OUT):
+                                kept[block, at] = sums[0, at]
+                        continue
+                    for n in (0, x):
+                        floats[n] = _as_floats(
+                            scratch,
+                            codes[n],
+                            itemsizes[n],
+                            direct[n],
+                            sources[n],
+                            count,
+                            scratch_at + n * float_bytes,
+                            tail_at,
+                        )
+                    at_x = sums_at + x * sums_bytes
+                    fused = x == 1 and not fixed[0] and not fixed[x]
+                    if fused:
+                        both_block(scratch, floats[x], floats[0], padded, at_x, sums_at, pair_at)
+                    elif x == 1:
+                        if fixed[0]:
+                            to_fixed(codes[0], itemsizes[0], sources[0], count, units[0, 0], target_y, tail_at, sums[0])
+                            self_fixed(target_y, groups, exact_at)
+                            close_self_fixed(exact[0], shown_unit(units[0, 0]), sums[0], selfs[0])
+                        else:
+                            self_block(scratch, floats[0], padded, sums_at)
+                    if fixed[x]:
+                        to_fixed(codes[x], itemsizes[x], sources[x], count, units[x, 0], target_x, tail_at, sums[x])
+                        self_fixed(target_x, groups, exact_at)
+                        close_self_fixed(exact[0], shown_unit(units[x, 0]), sums[x], selfs[x])
+                        pair_block(scratch, floats[x], floats[0], padded, pair_at)
+                    elif not fused:
+                        one_block(scratch, floats[x], floats[0], padded, at_x, pair_at)
+                    _close_pair(
+                        scratch,
+                        floats[x],
+                        floats[0],
+                        padded,
+                        sums[x],
+                        sums[0],
+                        pair,
+                        lanes,
+                        lanes_at,
+                        between[x - 1],
+                        force,
+                    )
+                    if not fixed[x]:
+                        _close_self(
+                            scratch, floats[x], padded, bits[x], whole_numbers[x], sums[x], lanes, lanes_at, selfs[x]
+                        )
+                    if x == 1:
+                        if not fixed[0]:
+                            _close_self(
+                                scratch,
+                                floats[0],
+                                padded,
+                                bits[0],
+                                whole_numbers[0],
+                                sums[0],
+                                lanes,
+                                lanes_at,
+                                selfs[0],
+                            )
+                        for at in range(SELF_OUT):
+                            kept[block, at] = sums[0, at]
+            continue
         for begin in range(0, length, BLOCK):
             count = min(BLOCK, length - begin)
             padded = (count + WIDTH - 1) // WIDTH * WIDTH
             groups = (count + FIXED_GROUP - 1) // FIXED_GROUP * FIXED_GROUP
             for n in range(operands):
-                source = addresses[tensor, n] + (start + begin) * itemsizes[n]
-                sources[n] = source
+                sources[n] = addresses[tensor, n] + (start + begin) * itemsizes[n]
                 floats[n] = 0
                 fixed[n] = 0
                 if constants[5, n]:
                     fixed[n] = find_unit(
-                        constants[5:, n], itemsizes[n], source, count, tail_at, exact[0], exact_at, units[n], sums[n]
+                        constants[5:, n],
+                        itemsizes[n],
+                        sources[n],
+                        count,
+                        tail_at,
+                        exact[0],
+                        exact_at,
+                        units[n],
+                        sums[n],
                     )
-            if layout == TWO and fixed[0] and fixed[1]:
-                common = common_unit(units[0], units[1])
-                if common != NO_UNIT:
-                    done = 0
-                    if codes[0] == codes[1] and groups == count:
-                        done = both_stored(
-                            codes[0],
-                            sources[1],
-                            sources[0],
-                            common,
-                            count,
-                            exact_at + exact_bytes,
-                            exact_at,
-                            between_at,
-                        )
-                        if done and constants[5, 0] == 2:
-                            sums[0, 4], sums[1, 4] = exact[0, 6], exact[1, 6]
-                    if not done:
-                        for n in range(2):
-                            target = fixed_at + n * fixed_bytes
-                            to_fixed(codes[n], itemsizes[n], sources[n], count, units[n, 0], target, tail_at, sums[n])
-                        both_fixed(
-                            fixed_at + fixed_bytes,
-                            fixed_at,
-                            shift_to(units[1, 0], common),
-                            shift_to(units[0, 0], common),
-                            groups,
-                            exact_at + exact_bytes,
-                            exact_at,
-                            between_at,
-                        )
-                    close_self_fixed(exact[0], common, sums[0], selfs[0])
-                    close_self_fixed(exact[1], common, sums[1], selfs[1])
-                    close_pair_fixed(exact[2], common, between[0])
-                    continue
-            for n in range(operands):
                 if fixed[n]:
                     target = fixed_at + n * fixed_bytes
                     to_fixed(codes[n], itemsizes[n], sources[n], count, units[n, 0], target, tail_at, sums[n])
+                    self_fixed(target, groups, exact_at)
+                    close_self_fixed(exact[0], shown_unit(units[n, 0]), sums[n], selfs[n])
                 else:
                     floats[n] = _as_floats(
                         scratch,
@@ -289,15 +397,10 @@ def _run(
                         scratch_at + n * float_bytes,
                         tail_at,
                     )
-            fused = layout == TWO and not fixed[0] and not fixed[1]
-            if fused:
-                both_block(scratch, floats[1], floats[0], padded, sums_at + sums_bytes, sums_at, pair_at)
-            for n in range(operands):
-                if fixed[n]:
-                    self_fixed(fixed_at + n * fixed_bytes, groups, exact_at)
-                    close_self_fixed(exact[0], shown_unit(units[n, 0]), sums[n], selfs[n])
-                elif layout == ANY or (n == 0 and layout == STAR) or (layout == TWO and not fused):
                     self_block(scratch, floats[n], padded, sums_at + n * sums_bytes)
+                    _close_self(
+                        scratch, floats[n], padded, bits[n], whole_numbers[n], sums[n], lanes, lanes_at, selfs[n]
+                    )
             for p in range(pair_count):
                 i, j = pairs[p, 0], pairs[p, 1]
                 common = NO_UNIT
@@ -326,10 +429,7 @@ def _run(
                             scratch_at + n * float_bytes,
                             tail_at,
                         )
-                if layout == STAR and not fixed[i]:
-                    one_block(scratch, floats[i], floats[j], padded, sums_at + i * sums_bytes, pair_at)
-                elif not fused:
-                    pair_block(scratch, floats[i], floats[j], padded, pair_at)
+                pair_block(scratch, floats[i], floats[j], padded, pair_at)
                 _close_pair(
                     scratch,
                     floats[i],
@@ -343,11 +443,6 @@ def _run(
                     between[p],
                     force,
                 )
-            for n in range(operands):
-                if not fixed[n]:
-                    _close_self(
-                        scratch, floats[n], padded, bits[n], whole_numbers[n], sums[n], lanes, lanes_at, selfs[n]
-                    )
 
 
 def _gather(
