@@ -22,162 +22,45 @@ NaN propagates: sums carry it, and maxima are taken over the bits of magnitudes,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import ir
-from numba import extending
-from numba.core import cgutils, types
-from numba.np import arrayobj
+from numba.core import types
 
+from .emitter import F32, F64, I32, I64, VD, VF16, VI16, VL, Emitter, Value, intrinsic
 from .layout import LANES
-
-_I32, _I64 = ir.IntType(32), ir.IntType(64)
-_F32, _F64 = ir.FloatType(), ir.DoubleType()
-_VD = ir.VectorType(_F64, LANES)
-_VF16 = ir.VectorType(_F32, 2 * LANES)
-_VI16 = ir.VectorType(_I32, 2 * LANES)
-_VL = ir.VectorType(_I64, LANES)
-
-Value = Any  # an llvmlite value: llvmlite ships no types
-intrinsic: Any = extending.intrinsic  # jitted code calls it without the typing context, which mypy cannot know
-
-
-class Emitter:
-    """The few vector operations that the loops need, on one builder."""
-
-    def __init__(self, builder: Any) -> None:
-        self.b = builder
-
-    def constant(self, vector: ir.VectorType, value: float | int) -> Value:
-        return ir.Constant(vector, [value] * vector.count)
-
-    def load(self, vector: ir.VectorType, address: Value, byte: Value) -> Value:
-        pointer = self.b.inttoptr(self.b.add(address, byte), vector.as_pointer())
-        value = self.b.load(pointer)
-        value.align = 1  # nothing guarantees the alignment of a tensor within a file
-        return value
-
-    def store(self, value: Value, address: Value, slot: int) -> None:
-        self.store_at(value, address, ir.Constant(_I64, 8 * slot))
-
-    def store_at(self, value: Value, address: Value, byte: Value) -> None:
-        pointer = self.b.inttoptr(self.b.add(address, byte), value.type.as_pointer())
-        self.b.store(value, pointer).align = 8
-
-    def intrinsic(self, name: str, *values: Value) -> Value:
-        of = ir.FunctionType(values[0].type, [v.type for v in values])
-        function = cgutils.get_or_insert_function(self.b.module, of, f"llvm.{name}.v{LANES}f64")
-        return self.b.call(function, values)
-
-    def magnitude(self, v: Value) -> Value:
-        return self.intrinsic("fabs", v)
-
-    def fma(self, x: Value, y: Value, z: Value) -> Value:
-        return self.intrinsic("fma", x, y, z)
-
-    def maximum(self, size: Value, best: Value) -> Value:
-        """The larger of magnitudes, `best` kept as bits: they order as numbers do, and NaN sorts above infinity.
-
-        An integer instruction, because those leave the floating-point pipes, which set the pace, alone.
-        """
-        bits = self.b.bitcast(size, best.type)
-        return self.b.select(self.b.icmp_signed(">", bits, best), bits, best)
-
-    def largest_lane(self, best: Value) -> Value:
-        top = self.reduce(best, lambda p, q: self.b.select(self.b.icmp_signed(">", p, q), p, q))
-        return self.b.bitcast(top, _F64)
-
-    def halves(self, v: Value) -> list[Value]:
-        """The two runs of LANES elements of a double-length vector."""
-        undefined = ir.Constant(v.type, ir.Undefined)
-        return [
-            self.b.shuffle_vector(
-                v, undefined, ir.Constant(ir.VectorType(_I32, LANES), list(range(h * LANES, (h + 1) * LANES)))
-            )
-            for h in (0, 1)
-        ]
-
-    def widened(self, v: Value) -> list[Value]:
-        """A float32 vector as two float64 vectors (exact)."""
-        return [self.b.fpext(h, _VD) for h in self.halves(v)]
-
-    def reduce(self, v: Value, combine: Callable[[Value, Value], Value]) -> Value:
-        """Lanes combined as a fixed tree: i with i + n/2, then i with i + n/4, ..."""
-        count = v.type.count
-        undefined = ir.Constant(v.type, ir.Undefined)
-        while count > 1:
-            count //= 2
-            lanes = list(range(count, 2 * count)) + [0] * (v.type.count - count)
-            other = self.b.shuffle_vector(v, undefined, ir.Constant(ir.VectorType(_I32, v.type.count), lanes))
-            v = combine(v, other)
-        return self.b.extract_element(v, ir.Constant(_I32, 0))
-
-    def add_lanes(self, v: Value) -> Value:
-        return self.reduce(v, self.b.fadd)
-
-    def two_sum(self, a: Value, x: Value) -> tuple[Value, Value]:
-        """a + x as (rounded sum, its exact error); Knuth, The Art of Computer Programming 2, 4.2.2, theorem B."""
-        s = self.b.fadd(a, x)
-        t = self.b.fsub(s, a)
-        return s, self.b.fadd(self.b.fsub(a, self.b.fsub(s, t)), self.b.fsub(x, t))
-
-    def loop(
-        self, count: Value, step: int, start: list[Value], body: Callable[[Value, list[Value]], list[Value]]
-    ) -> list[Value]:
-        """`state = body(i, state)` for i = 0, step, ... < count (a multiple of step); the final state."""
-        b = self.b
-        before = b.block
-        head = b.append_basic_block("block.head")
-        inside = b.append_basic_block("block.body")
-        after = b.append_basic_block("block.after")
-        b.branch(head)
-        b.position_at_end(head)
-        index = b.phi(_I64)
-        index.add_incoming(ir.Constant(_I64, 0), before)
-        state = [b.phi(v.type) for v in start]
-        for phi, value in zip(state, start, strict=True):
-            phi.add_incoming(value, before)
-        b.cbranch(b.icmp_signed("<", index, count), inside, after)
-        b.position_at_end(inside)
-        following = body(index, state)
-        index.add_incoming(b.add(index, ir.Constant(_I64, step)), b.block)
-        for phi, value in zip(state, following, strict=True):
-            phi.add_incoming(value, b.block)
-        b.branch(head)
-        b.position_at_end(after)
-        return state
 
 
 class _Float32:
     """Blocks of float32: two float64 vectors per load; the integer view gives the range of magnitudes."""
 
     step = 2 * LANES
-    integers = _VI16
+    integers = VI16
 
     @staticmethod
     def load(e: Emitter, address: Value, index: Value) -> tuple[Value, list[Value]]:
-        raw = e.load(_VF16, address, e.b.mul(index, ir.Constant(_I64, 4)))
+        raw = e.load(VF16, address, e.b.mul(index, ir.Constant(I64, 4)))
         return raw, e.widened(raw)
 
     @staticmethod
     def self_start(e: Emitter) -> list[Value]:
-        zero = e.constant(_VD, 0.0)
-        return [zero, zero, zero, e.constant(_VI16, 0), e.constant(_VI16, -1)]
+        zero = e.constant(VD, 0.0)
+        return [zero, zero, zero, e.constant(VI16, 0), e.constant(VI16, -1)]
 
     @staticmethod
     def self_step(e: Emitter, raw: Value, parts: list[Value], state: list[Value]) -> list[Value]:
         total_abs, total, squares, largest, smallest = state
-        one = e.constant(_VD, 1.0)
+        one = e.constant(VD, 1.0)
         for v in parts:
             total_abs = e.b.fadd(total_abs, e.magnitude(v))
             total = e.fma(v, one, total)
             squares = e.fma(v, v, squares)
-        bits = e.b.and_(e.b.bitcast(raw, _VI16), e.constant(_VI16, 0x7FFFFFFF))
+        bits = e.b.and_(e.b.bitcast(raw, VI16), e.constant(VI16, 0x7FFFFFFF))
         # Magnitudes order as their bits do, and NaN sorts above infinity. Less one, zero becomes the largest unsigned
         # number, so the unsigned minimum is that of the non-zero magnitudes.
         largest = e.b.select(e.b.icmp_unsigned(">", bits, largest), bits, largest)
-        less_one = e.b.add(bits, e.constant(_VI16, -1))
+        less_one = e.b.add(bits, e.constant(VI16, -1))
         smallest = e.b.select(e.b.icmp_unsigned("<", less_one, smallest), less_one, smallest)
         return [total_abs, total, squares, largest, smallest]
 
@@ -187,15 +70,15 @@ class _Float32:
         b = e.b
         top = e.reduce(largest, lambda p, q: b.select(b.icmp_unsigned(">", p, q), p, q))
         low = e.reduce(smallest, lambda p, q: b.select(b.icmp_unsigned("<", p, q), p, q))
-        low = b.add(low, ir.Constant(_I32, 1))
+        low = b.add(low, ir.Constant(I32, 1))
         for slot, value in enumerate(
             (
                 e.add_lanes(total_abs),
                 e.add_lanes(total),
-                ir.Constant(_F64, 0.0),
+                ir.Constant(F64, 0.0),
                 e.add_lanes(squares),
-                b.fpext(b.bitcast(top, _F32), _F64),
-                b.fpext(b.bitcast(low, _F32), _F64),
+                b.fpext(b.bitcast(top, F32), F64),
+                b.fpext(b.bitcast(low, F32), F64),
             )
         ):
             e.store(value, out, slot)
@@ -205,16 +88,16 @@ class _Float64:
     """Blocks of float64: the elements fill the significand, so Σx is compensated from the start."""
 
     step = LANES
-    integers = _VL
+    integers = VL
 
     @staticmethod
     def load(e: Emitter, address: Value, index: Value) -> tuple[Value, list[Value]]:
-        raw = e.load(_VD, address, e.b.mul(index, ir.Constant(_I64, 8)))
+        raw = e.load(VD, address, e.b.mul(index, ir.Constant(I64, 8)))
         return raw, [raw]
 
     @staticmethod
     def self_start(e: Emitter) -> list[Value]:
-        return [*[e.constant(_VD, 0.0)] * 4, e.constant(_VL, 0)]
+        return [*[e.constant(VD, 0.0)] * 4, e.constant(VL, 0)]
 
     @staticmethod
     def self_step(e: Emitter, raw: Value, parts: list[Value], state: list[Value]) -> list[Value]:
@@ -232,19 +115,19 @@ class _Float64:
     def self_store(e: Emitter, state: list[Value], out: Value) -> None:
         total_abs, total, low, squares, largest = state
         # The eight high parts are added with their errors, so that the tree loses nothing either.
-        high = e.b.extract_element(total, ir.Constant(_I32, 0))
+        high = e.b.extract_element(total, ir.Constant(I32, 0))
         rest = e.add_lanes(low)
         for lane in range(1, LANES):
-            high, error = e.two_sum(high, e.b.extract_element(total, ir.Constant(_I32, lane)))
+            high, error = e.two_sum(high, e.b.extract_element(total, ir.Constant(I32, lane)))
             rest = e.b.fadd(rest, error)
         for slot, value in enumerate(
-            (e.add_lanes(total_abs), high, rest, e.add_lanes(squares), e.largest_lane(largest), ir.Constant(_F64, 0.0))
+            (e.add_lanes(total_abs), high, rest, e.add_lanes(squares), e.largest_lane(largest), ir.Constant(F64, 0.0))
         ):
             e.store(value, out, slot)
 
 
 def _pair_start(e: Emitter, kind: Any) -> list[Value]:
-    return [e.constant(_VD, 0.0), e.constant(_VD, 0.0), e.constant(_VL, 0), e.constant(kind.integers, 0)]
+    return [e.constant(VD, 0.0), e.constant(VD, 0.0), e.constant(VL, 0), e.constant(kind.integers, 0)]
 
 
 def _pair_step(e: Emitter, raw: Sequence[Value], parts: Sequence[list[Value]], state: list[Value]) -> list[Value]:
@@ -262,7 +145,7 @@ def _pair_step(e: Emitter, raw: Sequence[Value], parts: Sequence[list[Value]], s
 
 def _pair_store(e: Emitter, state: list[Value], out: Value) -> None:
     total_abs, squares, largest, differing = state
-    count = e.b.uitofp(e.reduce(differing, e.b.add), _F64)
+    count = e.b.uitofp(e.reduce(differing, e.b.add), F64)
     for slot, value in enumerate((e.add_lanes(total_abs), e.add_lanes(squares), e.largest_lane(largest), count)):
         e.store(value, out, slot)
 
@@ -384,10 +267,10 @@ def _compensated(scratch: Any, *, dot: bool) -> Any:
                 size = e.b.fadd(size, e.magnitude(term))
             return [high, low, size]
 
-        state = e.loop(count, kind.step, [e.constant(_VD, 0.0)] * 3, body)
+        state = e.loop(count, kind.step, [e.constant(VD, 0.0)] * 3, body)
         for part, vector in enumerate(state):
             for lane in range(LANES):
-                e.store(e.b.extract_element(vector, ir.Constant(_I32, lane)), out, part * LANES + lane)
+                e.store(e.b.extract_element(vector, ir.Constant(I32, lane)), out, part * LANES + lane)
         return context.get_dummy_value()
 
     return types.void(scratch, *[types.int64] * (4 if dot else 3)), codegen
@@ -407,9 +290,9 @@ def dot_pinned(typingctx: Any, scratch: Any, x: Any, y: Any, count: Any, pin: An
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         _, x, y, count, pin, out = args
         e = Emitter(builder)
-        one = builder.insert_element(ir.Constant(_VD, ir.Undefined), pin, ir.Constant(_I32, 0))
-        zeros = ir.Constant(ir.VectorType(_I32, LANES), [0] * LANES)
-        start = builder.shuffle_vector(one, ir.Constant(_VD, ir.Undefined), zeros)
+        one = builder.insert_element(ir.Constant(VD, ir.Undefined), pin, ir.Constant(I32, 0))
+        zeros = ir.Constant(ir.VectorType(I32, LANES), [0] * LANES)
+        start = builder.shuffle_vector(one, ir.Constant(VD, ir.Undefined), zeros)
 
         def body(index: Value, state: list[Value]) -> list[Value]:
             total, left = state
@@ -420,23 +303,12 @@ def dot_pinned(typingctx: Any, scratch: Any, x: Any, y: Any, count: Any, pin: An
                 total = following
             return [total, left]
 
-        total, left = e.loop(count, kind.step, [start, e.constant(_VD, 0.0)], body)
+        total, left = e.loop(count, kind.step, [start, e.constant(VD, 0.0)], body)
         e.store(e.add_lanes(builder.fsub(total, start)), out, 0)
         e.store(e.add_lanes(left), out, 1)
         return context.get_dummy_value()
 
     return types.void(scratch, types.int64, types.int64, types.int64, types.float64, types.int64), codegen
-
-
-@intrinsic
-def exponent_of(typingctx: Any, value: Any) -> Any:
-    """e of a normal positive float64 with 2**e <= value < 2**(e + 1)."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        bits = builder.bitcast(args[0], _I64)
-        return builder.sub(builder.lshr(bits, ir.Constant(_I64, 52)), ir.Constant(_I64, 1023))
-
-    return types.int64(types.float64), codegen
 
 
 @intrinsic
@@ -457,69 +329,6 @@ def count_nonfinite(typingctx: Any, scratch: Any, x: Any, count: Any) -> Any:
             return [builder.add(state[0], builder.zext(special, ints))]
 
         (found,) = e.loop(count, kind.step, [e.constant(ints, 0)], body)
-        return builder.uitofp(e.reduce(found, builder.add), _F64)
+        return builder.uitofp(e.reduce(found, builder.add), F64)
 
     return types.float64(scratch, types.int64, types.int64), codegen
-
-
-@intrinsic
-def copy_bytes(typingctx: Any, source: Any, target: Any, count: Any) -> Any:
-    """Copy `count` bytes."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        source, target, count = args
-        pointer = ir.IntType(8).as_pointer()
-        cgutils.raw_memcpy(builder, builder.inttoptr(target, pointer), builder.inttoptr(source, pointer), count, 1)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64, types.int64), codegen
-
-
-@intrinsic
-def zero_bytes(typingctx: Any, target: Any, count: Any) -> Any:
-    """Set `count` bytes to zero."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        target, count = args
-        pointer = builder.inttoptr(target, ir.IntType(8).as_pointer())
-        cgutils.memset(builder, pointer, count, 0)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64), codegen
-
-
-@intrinsic
-def matrix(typingctx: Any, pointer: Any, address: Any, rows: Any, columns: Any) -> Any:
-    """The C-contiguous (rows, columns) array at an address, of the dtype that `pointer` points to; it owns nothing."""
-    array_type = types.Array(pointer.dtype, 2, "C")
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        _, address, rows, columns = args
-        array = context.make_array(array_type)(context, builder)
-        element = context.get_data_type(array_type.dtype)
-        itemsize = context.get_constant(types.intp, context.get_abi_sizeof(element))
-        arrayobj.populate_array(
-            array,
-            data=builder.inttoptr(address, element.as_pointer()),
-            shape=[rows, columns],
-            strides=[builder.mul(columns, itemsize), itemsize],
-            itemsize=itemsize,
-            meminfo=None,
-        )
-        return array._getvalue()
-
-    return array_type(pointer, types.int64, types.int64, types.int64), codegen
-
-
-def _null(element: Any) -> Any:
-    def typed(typingctx: Any) -> Any:
-        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            return context.get_constant_null(signature.return_type)
-
-        return types.CPointer(element)(), codegen
-
-    return intrinsic(typed)
-
-
-doubles = _null(types.float64)  # names a dtype to `matrix`
-integers = _null(types.int64)

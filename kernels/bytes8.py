@@ -12,7 +12,7 @@ from typing import Any
 from llvmlite import ir
 from numba.core import types
 
-from .blocks import Emitter, Value, intrinsic
+from .emitter import Emitter, Value, intrinsic
 from .layout import FIXED_GROUP
 
 _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))

@@ -15,8 +15,8 @@ from numba import njit
 from numba.core import types
 from numba.extending import overload
 
-from .blocks import Emitter, intrinsic
 from .decoders import DECODERS
+from .emitter import Emitter, intrinsic
 from .layout import WIDTH
 
 _I8, _I32, _I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)

@@ -19,8 +19,8 @@ from typing import Any
 from llvmlite import ir
 from numba.core import types
 
-from .blocks import Emitter, Value, intrinsic
 from .decoders import DECODERS
+from .emitter import Emitter, Value, intrinsic
 from .layout import FIXED_GROUP, LANES
 
 _I8, _I16, _I32, _I64, _F32 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
@@ -363,14 +363,3 @@ def _both_stored(code: str) -> Any:
 
 
 both_bf16, both_f16, both_e4m3, both_e5m2 = (_both_stored(code) for code in _FLOATS)
-
-
-@intrinsic
-def power_of_two(typingctx: Any, exponent: Any) -> Any:
-    """2.0**exponent as float64, for -1022 <= exponent <= 1023."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        bits = builder.shl(builder.add(args[0], ir.Constant(_I64, 1023)), ir.Constant(_I64, 52))
-        return builder.bitcast(bits, ir.DoubleType())
-
-    return types.float64(types.int64), codegen

@@ -12,7 +12,6 @@ from typing import Any
 from numba import njit
 
 from .accumulate import COMPILED, add_compensated, larger, two_sum
-from .blocks import copy_bytes, zero_bytes
 from .bytes8 import both_i8, both_u8
 from .decoders import DECODERS
 from .fixed import (
@@ -29,11 +28,11 @@ from .fixed import (
     fix_i16,
     fix_u8,
     fix_u16,
-    power_of_two,
     range8,
     range16,
 )
 from .layout import FIXED_BITS, FIXED_GROUP, NO_UNIT, TAIL_SLOTS, ZERO_UNIT
+from .memory import copy_bytes, power_of_two, zero_bytes
 
 _BF16, _F16, _E4M3, _E5M2 = (DECODERS[code].index for code in ("BF16", "F16", "F8_E4M3", "F8_E5M2"))
 _I8, _U8, _I16, _U16 = (DECODERS[code].index for code in ("I8", "U8", "I16", "U16"))

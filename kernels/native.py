@@ -28,19 +28,7 @@ import llvmlite.binding as llvm
 
 __all__ = ["cache_folder", "function", "is_cached"]
 
-_SOURCES = (
-    "accumulate.py",
-    "blocks.py",
-    "bytes8.py",
-    "decode.py",
-    "decoders.py",
-    "fixed.py",
-    "fixed_walk.py",
-    "layout.py",
-    "native.py",
-    "sums.py",
-    "tile.py",
-)
+_NOT_COMPILED = ("__init__.py", "cpu.py", "reference.py")
 _ARGUMENTS = {"run_f32": 15, "run_f64": 15, "gather": 11}
 _SYMBOL = "weighbridge_{}"
 
@@ -89,8 +77,9 @@ def _object_code(name: str) -> bytes:
 def _fingerprint() -> str:
     digest = hashlib.sha256(f"{llvmlite.__version__} {llvm.get_process_triple()} {llvm.get_host_cpu_name()} ".encode())
     digest.update(llvm.get_host_cpu_features().flatten().encode())
-    for source in _SOURCES:
-        digest.update(Path(__file__).with_name(source).read_bytes())
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        if source.name not in _NOT_COMPILED:
+            digest.update(source.read_bytes())
     return digest.hexdigest()[:32]
 
 

@@ -1,41 +1,17 @@
-"""The jitted walk over the chunks of a tile: blocks, their sums, and the slots they are added to.
+"""The jitted walk over the chunks of a tile: which block of which operands goes through which loop.
 
-How 1e-12 is kept at the speed of memory. With u = 2**-53:
-
-- Sums of magnitudes and squares run over at most 256 terms a lane (`blocks.py`): relative error below 3e-14.
-- Σx of a float32 block is exact when no element has bits below 2**-53 of Σ|x|, which the largest and the smallest
-  magnitude tell; where it may not be, and for float64 always, it is compensated (error below 2e-27 Σ|x|).
-- Σxy = (Σx² + Σy² - Σd²) / 2 costs nothing and is off by at most 266/2 u (Σx² + Σy² + Σd²). Where that is more than
-  5e-13 |Σxy|, as it is for unrelated vectors, the block is run again with a compensated dot product.
-- Each slot carries a bound of its error, on which `cpu.py` decides whether the result is certain to 1e-12.
+A block is held in fixed point where that can be (`fixed_walk.py`), else in floating point (`float_walk.py`); either way
+its sums are added to the slots of its chunk.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-from numba import njit, types
+from numba import types
 
-from .accumulate import COMPILED, UNIT, add_compensated, add_plain, joined, larger
-from .blocks import (
-    both_block,
-    copy_bytes,
-    count_nonfinite,
-    dot_compensated,
-    dot_pinned,
-    doubles,
-    exponent_of,
-    integers,
-    matrix,
-    one_block,
-    pair_block,
-    self_block,
-    total_compensated,
-    zero_bytes,
-)
-from .decode import decode
-from .fixed import both_fixed, pair_fixed, power_of_two, self_fixed
+from .blocks import both_block, one_block, pair_block, self_block
+from .fixed import both_fixed, pair_fixed, self_fixed
 from .fixed_walk import (
     both_stored,
     close_pair_fixed,
@@ -46,13 +22,14 @@ from .fixed_walk import (
     shown_unit,
     to_fixed,
 )
+from .float_walk import as_floats, close_pair, close_self
+from .gather import gather
 from .layout import (
     BLOCK,
     BLOCKS,
     DD_OUT,
     FIXED_GROUP,
     FIXED_OUT,
-    LANES,
     NO_UNIT,
     OPERAND_ROWS,
     PAIR_OUT,
@@ -64,116 +41,9 @@ from .layout import (
     WIDTH,
     WORK_SLOTS,
 )
+from .memory import doubles, integers, matrix
 
 __all__ = ["FUNCTIONS"]
-
-_DERIVED = 133 * UNIT  # error of the derived Σxy, in units of Σx² + Σy² + Σd²
-_TRUSTED = 33.0  # the derived Σxy is taken while Σx² + Σy² + Σd² is at most this multiple of it: 4.9e-13
-_COMPENSATED = 2e-27  # error of a compensated sum of a block, in units of the sum of its terms' magnitudes
-_PINNED = 2.0**-84  # error of a pinned sum of a block, in units of the pin
-_HUGE = 1e290  # above, sums of squares of float64 may have overflowed
-_TINIEST = 5e-324  # least bound of a sum of products that are not all zero: its own product may underflow
-
-
-@njit(**COMPILED)
-def _collect(lanes: Any, slots: Any, at: int) -> None:
-    """Add the lanes of a compensated sum to the double-double at slots[at : at + 3]."""
-    size = 0.0
-    for lane in range(LANES):
-        size += lanes[2 * LANES + lane]
-    for lane in range(LANES):
-        add_compensated(slots, at, lanes[lane], lanes[LANES + lane], 0.0)
-    slots[at + 2] += max(_COMPENSATED * size, min(size, _TINIEST))
-
-
-@njit(**COMPILED)
-def _close_self(
-    scratch: Any, source: int, count: int, bits: int, integer: bool, sums: Any, lanes: Any, lanes_at: int, slots: Any
-) -> None:
-    """Add the self sums of one block to its chunk's slots."""
-    size, total, low, largest, smallest = sums[0], sums[1], sums[2], sums[4], sums[5]
-    slots[0] += size
-    if not largest < math.inf:
-        slots[6] += count_nonfinite(scratch, source, count)
-        slots[1] += total  # inf or NaN by IEEE rules; a compensation would be NaN
-    elif scratch.itemsize == 4:
-        # All elements are multiples of 2**(e - bits + 1) with 2**e <= smallest < 2**(e + 1).
-        if size <= smallest * (1 << (53 - bits)):
-            add_compensated(slots, 1, total, 0.0, 0.0)
-        else:
-            total_compensated(scratch, source, count, lanes_at)
-            _collect(lanes, slots, 1)
-    else:
-        add_compensated(slots, 1, total, low, 0.0 if integer and size < 2.0**53 else _COMPENSATED * size)
-    slots[4] += sums[3]
-    slots[5] = larger(slots[5], largest)
-
-
-@njit(**COMPILED)
-def _add_pinned(
-    scratch: Any, x: int, y: int, count: int, largest: float, lanes: Any, lanes_at: int, slots: Any
-) -> bool:
-    """Add Σxy of a float32 block to slots[2:5], where no product exceeds `largest`; False if that is not to be had."""
-    if scratch.itemsize != 4 or not 0.0 < largest < math.inf:
-        return False
-    pin = power_of_two(exponent_of(largest) + 11)
-    dot_pinned(scratch, x, y, count, 1.5 * pin, lanes_at)
-    if lanes[0] == 0.0 and lanes[1] == 0.0:  # all products may be 0, which this cannot tell for certain
-        return False
-    add_compensated(slots, 2, lanes[0], lanes[1], _PINNED * pin)
-    return True
-
-
-@njit(**COMPILED)
-def _close_pair(
-    scratch: Any,
-    x: int,
-    y: int,
-    count: int,
-    of_x: Any,
-    of_y: Any,
-    sums: Any,
-    lanes: Any,
-    lanes_at: int,
-    slots: Any,
-    force: bool,
-) -> None:
-    """Add the pair sums of one block, Σxy among them, to its chunk's slots; of_x and of_y are the self sums."""
-    xx, yy, dd = of_x[3], of_y[3], sums[1]
-    size = xx + yy + dd
-    dot = 0.5 * ((xx + yy) - dd)
-    if not force and size < _HUGE and size <= _TRUSTED * abs(dot):
-        add_compensated(slots, 2, dot, 0.0, max(_DERIVED * size, min(size, _TINIEST)))
-    elif not _add_pinned(scratch, x, y, count, of_x[4] * of_y[4], lanes, lanes_at, slots):
-        dot_compensated(scratch, x, y, count, lanes_at)
-        plain = 0.0
-        for lane in range(LANES):
-            plain += lanes[lane]
-        if math.isfinite(plain):
-            _collect(lanes, slots, 2)
-        else:
-            slots[2] += plain
-    slots[0] += sums[0]
-    slots[1] += dd
-    slots[5] = larger(slots[5], sums[2])
-    slots[6] += sums[3]
-
-
-@njit(**COMPILED)
-def _as_floats(
-    scratch: Any, code: int, itemsize: int, direct: int, source: int, count: int, target: int, tail_at: int
-) -> int:
-    """Where the block at `source` stands as the working type, padded with zeros: `target`, unless it can stay."""
-    whole = count // WIDTH * WIDTH
-    if direct and whole == count:
-        return source
-    decode(scratch, code, source, target, whole)
-    if whole != count:
-        copy_bytes(source + whole * itemsize, tail_at, (count - whole) * itemsize)
-        end = target + whole * scratch.itemsize
-        decode(scratch, code, tail_at, end, WIDTH)
-        zero_bytes(end + (count - whole) * scratch.itemsize, (whole + WIDTH - count) * scratch.itemsize)
-    return target
 
 
 def _run(
@@ -300,7 +170,7 @@ def _run(
                                 kept[block, at] = sums[0, at]
                         continue
                     for n in (0, x):
-                        floats[n] = _as_floats(
+                        floats[n] = as_floats(
                             scratch,
                             codes[n],
                             itemsizes[n],
@@ -328,7 +198,7 @@ def _run(
                         pair_block(scratch, floats[x], floats[0], padded, pair_at)
                     elif not fused:
                         one_block(scratch, floats[x], floats[0], padded, at_x, pair_at)
-                    _close_pair(
+                    close_pair(
                         scratch,
                         floats[x],
                         floats[0],
@@ -342,12 +212,12 @@ def _run(
                         force,
                     )
                     if not fixed[x]:
-                        _close_self(
+                        close_self(
                             scratch, floats[x], padded, bits[x], whole_numbers[x], sums[x], lanes, lanes_at, selfs[x]
                         )
                     if x == 1:
                         if not fixed[0]:
-                            _close_self(
+                            close_self(
                                 scratch,
                                 floats[0],
                                 padded,
@@ -387,7 +257,7 @@ def _run(
                     self_fixed(target, groups, exact_at)
                     close_self_fixed(exact[0], shown_unit(units[n, 0]), sums[n], selfs[n])
                 else:
-                    floats[n] = _as_floats(
+                    floats[n] = as_floats(
                         scratch,
                         codes[n],
                         itemsizes[n],
@@ -398,7 +268,7 @@ def _run(
                         tail_at,
                     )
                     self_block(scratch, floats[n], padded, sums_at + n * sums_bytes)
-                    _close_self(
+                    close_self(
                         scratch, floats[n], padded, bits[n], whole_numbers[n], sums[n], lanes, lanes_at, selfs[n]
                     )
             for p in range(pair_count):
@@ -419,7 +289,7 @@ def _run(
                     continue
                 for n in (i, j):
                     if floats[n] == 0:
-                        floats[n] = _as_floats(
+                        floats[n] = as_floats(
                             scratch,
                             codes[n],
                             itemsizes[n],
@@ -430,7 +300,7 @@ def _run(
                             tail_at,
                         )
                 pair_block(scratch, floats[i], floats[j], padded, pair_at)
-                _close_pair(
+                close_pair(
                     scratch,
                     floats[i],
                     floats[j],
@@ -445,71 +315,6 @@ def _run(
                 )
 
 
-def _gather(
-    item_count: int,
-    items_at: int,
-    operands: int,
-    pair_count: int,
-    self_slots_at: int,
-    pair_slots_at: int,
-    work_at: int,
-    self_sums_at: int,
-    self_bounds_at: int,
-    pair_sums_at: int,
-    pair_bounds_at: int,
-) -> None:
-    """Add the slots of each tensor's chunks, in order, and write its sums and the bounds of Σx and of Σxy.
-
-    There: (K, N, SELF_SUMS) and (K, P, PAIR_SUMS), the number of elements left to the caller, and (K, N) and (K, P).
-    Work is (SELF_SLOTS + 2) float64; a pair has as many slots as an operand.
-    """
-    items = matrix(integers(), items_at, item_count, 4)
-    begin = 0
-    while begin < item_count:
-        tensor = items[begin, 0]
-        end = begin + 1
-        while end < item_count and items[end, 0] == tensor:
-            end += 1
-        for n in range(operands):
-            whole = matrix(doubles(), work_at, 1, SELF_SLOTS + 2)[0]
-            for row in range(begin, end):
-                part = matrix(
-                    doubles(), self_slots_at + 8 * SELF_SLOTS * (items[row, 3] * operands + n), 1, SELF_SLOTS
-                )[0]
-                _add_slots(whole, part, row == begin, 0, 4, 1)
-            out = matrix(doubles(), self_sums_at + 8 * 6 * (tensor * operands + n), 1, 6)[0]
-            out[1], out[2], out[3] = joined(whole[0], whole[7]), joined(whole[1], whole[2]), joined(whole[4], whole[8])
-            out[4], out[5] = whole[5], whole[6]
-            matrix(doubles(), self_bounds_at, 1, operands * (tensor + 1))[0, tensor * operands + n] = whole[3]
-        for p in range(pair_count):
-            whole = matrix(doubles(), work_at, 1, PAIR_SLOTS + 2)[0]
-            for row in range(begin, end):
-                part = matrix(
-                    doubles(), pair_slots_at + 8 * PAIR_SLOTS * (items[row, 3] * pair_count + p), 1, PAIR_SLOTS
-                )[0]
-                _add_slots(whole, part, row == begin, 0, 1, 2)
-            out = matrix(doubles(), pair_sums_at + 8 * 5 * (tensor * pair_count + p), 1, 5)[0]
-            out[0], out[1], out[2] = joined(whole[0], whole[7]), joined(whole[1], whole[8]), joined(whole[2], whole[3])
-            out[3], out[4] = whole[5], whole[6]
-            matrix(doubles(), pair_bounds_at, 1, pair_count * (tensor + 1))[0, tensor * pair_count + p] = whole[4]
-        begin = end
-
-
-@njit(**COMPILED)
-def _add_slots(whole: Any, part: Any, first: bool, plain: int, squares: int, compensated: int) -> None:
-    """Add a chunk's slots to a tensor's, whose two plain sums have their low parts behind the slots."""
-    if first:
-        for at in range(SELF_SLOTS):
-            whole[at] = part[at]
-        whole[SELF_SLOTS], whole[SELF_SLOTS + 1] = 0.0, 0.0
-        return
-    add_plain(whole, plain, SELF_SLOTS, part[plain])
-    add_plain(whole, squares, SELF_SLOTS + 1, part[squares])
-    add_compensated(whole, compensated, part[compensated], part[compensated + 1], part[compensated + 2])
-    whole[5] = larger(whole[5], part[5])
-    whole[6] += part[6]
-
-
 def _signature(working: Any, integers: int) -> Any:
     pointer = [types.CPointer(working)] if working is not None else []
     return types.void(*pointer, *[types.int64] * integers)
@@ -519,5 +324,5 @@ def _signature(working: Any, integers: int) -> Any:
 FUNCTIONS: dict[str, tuple[Any, Any]] = {
     "run_f32": (_run, _signature(types.float32, 14)),
     "run_f64": (_run, _signature(types.float64, 14)),
-    "gather": (_gather, _signature(None, 11)),
+    "gather": (gather, _signature(None, 11)),
 }

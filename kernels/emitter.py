@@ -1,0 +1,128 @@
+"""Vector instructions written by hand: a thin layer over llvmlite's builder that all block loops share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import extending
+from numba.core import cgutils
+
+from .layout import LANES
+
+I32, I64 = ir.IntType(32), ir.IntType(64)
+F32, F64 = ir.FloatType(), ir.DoubleType()
+VD = ir.VectorType(F64, LANES)
+VF16 = ir.VectorType(F32, 2 * LANES)
+VI16 = ir.VectorType(I32, 2 * LANES)
+VL = ir.VectorType(I64, LANES)
+
+Value = Any  # an llvmlite value: llvmlite ships no types
+intrinsic: Any = extending.intrinsic  # jitted code calls it without the typing context, which mypy cannot know
+
+
+class Emitter:
+    """The few vector operations that the loops need, on one builder."""
+
+    def __init__(self, builder: Any) -> None:
+        self.b = builder
+
+    def constant(self, vector: ir.VectorType, value: float | int) -> Value:
+        return ir.Constant(vector, [value] * vector.count)
+
+    def load(self, vector: ir.VectorType, address: Value, byte: Value) -> Value:
+        pointer = self.b.inttoptr(self.b.add(address, byte), vector.as_pointer())
+        value = self.b.load(pointer)
+        value.align = 1  # nothing guarantees the alignment of a tensor within a file
+        return value
+
+    def store(self, value: Value, address: Value, slot: int) -> None:
+        self.store_at(value, address, ir.Constant(I64, 8 * slot))
+
+    def store_at(self, value: Value, address: Value, byte: Value) -> None:
+        pointer = self.b.inttoptr(self.b.add(address, byte), value.type.as_pointer())
+        self.b.store(value, pointer).align = 8
+
+    def intrinsic(self, name: str, *values: Value) -> Value:
+        of = ir.FunctionType(values[0].type, [v.type for v in values])
+        function = cgutils.get_or_insert_function(self.b.module, of, f"llvm.{name}.v{LANES}f64")
+        return self.b.call(function, values)
+
+    def magnitude(self, v: Value) -> Value:
+        return self.intrinsic("fabs", v)
+
+    def fma(self, x: Value, y: Value, z: Value) -> Value:
+        return self.intrinsic("fma", x, y, z)
+
+    def maximum(self, size: Value, best: Value) -> Value:
+        """The larger of magnitudes, `best` kept as bits: they order as numbers do, and NaN sorts above infinity.
+
+        An integer instruction, because those leave the floating-point pipes, which set the pace, alone.
+        """
+        bits = self.b.bitcast(size, best.type)
+        return self.b.select(self.b.icmp_signed(">", bits, best), bits, best)
+
+    def largest_lane(self, best: Value) -> Value:
+        top = self.reduce(best, lambda p, q: self.b.select(self.b.icmp_signed(">", p, q), p, q))
+        return self.b.bitcast(top, F64)
+
+    def halves(self, v: Value) -> list[Value]:
+        """The two runs of LANES elements of a double-length vector."""
+        undefined = ir.Constant(v.type, ir.Undefined)
+        return [
+            self.b.shuffle_vector(
+                v, undefined, ir.Constant(ir.VectorType(I32, LANES), list(range(h * LANES, (h + 1) * LANES)))
+            )
+            for h in (0, 1)
+        ]
+
+    def widened(self, v: Value) -> list[Value]:
+        """A float32 vector as two float64 vectors (exact)."""
+        return [self.b.fpext(h, VD) for h in self.halves(v)]
+
+    def reduce(self, v: Value, combine: Callable[[Value, Value], Value]) -> Value:
+        """Lanes combined as a fixed tree: i with i + n/2, then i with i + n/4, ..."""
+        count = v.type.count
+        undefined = ir.Constant(v.type, ir.Undefined)
+        while count > 1:
+            count //= 2
+            lanes = list(range(count, 2 * count)) + [0] * (v.type.count - count)
+            other = self.b.shuffle_vector(v, undefined, ir.Constant(ir.VectorType(I32, v.type.count), lanes))
+            v = combine(v, other)
+        return self.b.extract_element(v, ir.Constant(I32, 0))
+
+    def add_lanes(self, v: Value) -> Value:
+        return self.reduce(v, self.b.fadd)
+
+    def two_sum(self, a: Value, x: Value) -> tuple[Value, Value]:
+        """a + x as (rounded sum, its exact error); Knuth, The Art of Computer Programming 2, 4.2.2, theorem B."""
+        s = self.b.fadd(a, x)
+        t = self.b.fsub(s, a)
+        return s, self.b.fadd(self.b.fsub(a, self.b.fsub(s, t)), self.b.fsub(x, t))
+
+    def loop(
+        self, count: Value, step: int, start: list[Value], body: Callable[[Value, list[Value]], list[Value]]
+    ) -> list[Value]:
+        """`state = body(i, state)` for i = 0, step, ... < count (a multiple of step); the final state."""
+        b = self.b
+        before = b.block
+        head = b.append_basic_block("block.head")
+        inside = b.append_basic_block("block.body")
+        after = b.append_basic_block("block.after")
+        b.branch(head)
+        b.position_at_end(head)
+        index = b.phi(I64)
+        index.add_incoming(ir.Constant(I64, 0), before)
+        state = [b.phi(v.type) for v in start]
+        for phi, value in zip(state, start, strict=True):
+            phi.add_incoming(value, before)
+        b.cbranch(b.icmp_signed("<", index, count), inside, after)
+        b.position_at_end(inside)
+        following = body(index, state)
+        index.add_incoming(b.add(index, ir.Constant(I64, step)), b.block)
+        for phi, value in zip(state, following, strict=True):
+            phi.add_incoming(value, b.block)
+        b.branch(head)
+        b.position_at_end(after)
+        return state
