@@ -20,7 +20,7 @@ import numpy as np
 
 from . import native, reference
 from .decoders import DECODERS
-from .layout import ANY, BLOCK, PAIR_SLOTS, SELF_SLOTS, STAR, WORK_OPERAND, WORK_SLOTS
+from .layout import ANY, BLOCK, PAIR_SLOTS, PAIR_SQUARE, SELF_SLOTS, STAR, WORK_OPERAND, WORK_SLOTS
 from .sums import CHUNK, PAIR_SUMS, SELF_SUMS
 
 __all__ = ["TASK_BYTES", "Tile", "available_threads", "run_tasks", "tile_sums"]
@@ -145,6 +145,10 @@ class Tile:
             np.int64,
         )
         self._layout = _layout(len(self.decoders), self.pairs)
+        # Pairs are run in squares of operands whose blocks stay in the second-level cache together.
+        square = self.pairs // PAIR_SQUARE
+        self._order = np.lexsort((self.pairs[:, 1], self.pairs[:, 0], square[:, 1], square[:, 0]))
+        self._ordered = np.ascontiguousarray(self.pairs[self._order])
         self.items = _items(self.elements)
         self._self_slots = np.zeros((len(self.items), len(self.decoders), SELF_SLOTS))
         self._pair_slots = np.zeros((len(self.items), len(self.pairs), PAIR_SLOTS))
@@ -184,7 +188,7 @@ class Tile:
             operands,
             self._operands.ctypes.data,
             len(self.pairs),
-            self.pairs.ctypes.data,
+            self._ordered.ctypes.data,
             self._layout,
             self.force,
             self._self_slots.ctypes.data,
@@ -246,6 +250,8 @@ class Tile:
             pair_bounds.ctypes.data,
         )
         self_sums[..., 0] = self.elements[:, None]
+        back = np.argsort(self._order)
+        pair_sums, pair_bounds = pair_sums[:, back], pair_bounds[:, back]
         return self_sums, pair_sums, *self._doubtful(self_sums, pair_sums, self_bounds, pair_bounds)
 
     def _doubtful(

@@ -14,6 +14,8 @@ SELF_OUT = 6  # float64 that a block's self sums take: Σ|x|, Σx, its compensat
 PAIR_OUT = 4  # float64 that a block's pair sums take: Σ|d|, Σd², max|d|, #(x ≠ y)
 DD_OUT = 3 * LANES  # float64 of a compensated sum: high parts, low parts, magnitudes, lane by lane
 
+PAIR_SQUARE = 32  # operands a side: 64 blocks of float32 are 512 KiB, half of a common second-level cache
+
 # Slots of a chunk: the contract's sums, with Σx and Σxy as high part, low part and error bound.
 SELF_SLOTS = 7  # Σ|x|, Σx high, low, bound, Σx², max|x|, non-finite elements
 PAIR_SLOTS = 7  # Σ|d|, Σd², Σxy high, low, bound, max|d|, #(x ≠ y)
