@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -87,7 +88,14 @@ def _on_cpu(
     staging = Staging(files, batch.placed, sizes, tile.itemsizes)
     if staging.needed:
         # More threads than processors: some wait for the device while others compute.
-        cpu.run_tasks(tile.tasks(threads), lambda task: tile.run(*staging.read(task)), threads + 2, report.add)
+        computing = threading.Semaphore(threads)
+
+        def read_and_run(task: np.ndarray) -> int:
+            items, addresses = staging.read(task)
+            with computing:
+                return tile.run(items, addresses)
+
+        cpu.run_tasks(tile.tasks(threads), read_and_run, threads + 2, report.add)
     else:
         cpu.run_tasks(tile.tasks(threads), lambda task: tile.run(task, staging.addresses), threads, report.add)
 

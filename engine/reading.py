@@ -39,8 +39,15 @@ class _File:
     descriptor: int
     size: int
     mtime_ns: int
+    inode: tuple[int, int]
     staged: bool
     array: np.ndarray | None = field(default=None)
+
+    def close(self) -> None:
+        """Give the descriptor back; a map stays."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
 
     @property
     def mapped(self) -> np.ndarray:
@@ -48,6 +55,8 @@ class _File:
         if self.array is None:
             data: Any = mmap.mmap(self.descriptor, self.size, access=mmap.ACCESS_READ) if self.size else b""
             self.array = np.frombuffer(data, np.uint8)
+            if not self.staged:  # the map holds a descriptor of its own, and processes have but so many
+                self.close()
         return self.array
 
 
@@ -71,7 +80,7 @@ class Files:
 
     def __exit__(self, *_: object) -> None:
         for file in self._files.values():
-            os.close(file.descriptor)
+            file.close()
 
     def file(self, path: str) -> _File:
         """A file of the run, opened on first use.
@@ -86,11 +95,11 @@ class Files:
     def _open(self, path: str) -> _File:
         try:
             descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-            status = os.fstat(descriptor)
         except OSError as error:
             raise ReadError(f"{path} cannot be read: {error.strerror or error}.") from error
+        status = os.fstat(descriptor)
         staged = self.io == "pread" or (self.io == "auto" and (_on_network(status.st_dev) or _is_cold(descriptor)))
-        return _File(path, descriptor, status.st_size, status.st_mtime_ns, staged)
+        return _File(path, descriptor, status.st_size, status.st_mtime_ns, (status.st_dev, status.st_ino), staged)
 
     def address(self, ref: TensorRef, nbytes: int) -> int:
         """Where the first `nbytes` of a tensor lie in memory, mapping its file if that has to be."""
@@ -109,7 +118,8 @@ class Files:
                 status = os.stat(file.path)
             except OSError as error:
                 raise ReadError(f"{file.path} vanished while it was being read: {error.strerror}.") from error
-            if (status.st_size, status.st_mtime_ns) != (file.size, file.mtime_ns):
+            replaced = (status.st_dev, status.st_ino) != file.inode
+            if replaced or (status.st_size, status.st_mtime_ns) != (file.size, file.mtime_ns):
                 raise ReadError(
                     f"{file.path} changed while it was being read ({file.size:,} bytes before, {status.st_size:,} "
                     f"after); compare it again when nothing writes to it."

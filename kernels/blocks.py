@@ -4,7 +4,7 @@ A block is up to `BLOCK` elements of working type float32 or float64, padded wit
 Each function here is a Numba intrinsic: called from jitted code with addresses, it emits LLVM vector code, so that the
 lanes, the order of every addition and the use of fused multiply-add are fixed by this file and not by what the
 auto-vectoriser makes of a loop on some processor. That is what makes a sum the same to the last bit whichever kernel
-computes it, fused or not, and what the error bounds in `cpu.py` rest on: every float64 sum runs over `LANES` = 8
+computes it, fused or not, and what the error bounds in `float_walk.py` rest on: every float64 sum runs over `LANES` = 8
 independent lanes of at most BLOCK / LANES = 256 terms, which are then added as a tree.
 
 Sums of a block (x, y: the elements as float64; d = x - y rounded once to float64):
@@ -12,10 +12,10 @@ Sums of a block (x, y: the elements as float64; d = x - y rounded once to float6
     self sums    Σ|x|, Σx, compensation of Σx, Σx², max|x|, the smallest |x| > 0 (float32 only)
     pair sums    Σ|d|, Σd², max|d|, #(x ≠ y)
 
-Σxy is not among them: `cpu.py` takes it from Σx² + Σy² - Σd² where that is certain to 5e-13, and calls
-`dot_compensated` where it is not, which costs a second look at a block that is still in the first-level cache. The
-pace is set by the floating-point pipes (one 512-bit addition or multiplication a cycle was measured on Zen 4, two
-integer ones beside it), so whatever can be had from integer instructions is.
+Σxy is not among them: `float_walk.py` takes it from Σx² + Σy² - Σd² where that is certain to 5e-13, and
+calls `dot_pinned` or `dot_compensated` where it is not, which costs a second look at a block that is still in the
+first-level cache. The pace is set by the floating-point pipes (one 512-bit addition or multiplication a cycle was
+measured on Zen 4, two integer ones beside it), so whatever can be had from integer instructions is.
 
 NaN propagates: sums carry it, and maxima are taken over the bits of magnitudes, where NaN sorts above infinity.
 """

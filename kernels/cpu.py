@@ -118,7 +118,7 @@ class Tile:
 
     Args:
         codes, elements, pairs: as for `tile_sums`.
-        force: take every Σxy by a compensated dot product.
+        force: take no Σxy from Σx² + Σy² - Σd² in floating point.
     """
 
     def __init__(self, codes: Sequence[str], elements: np.ndarray, pairs: np.ndarray, *, force: bool = False) -> None:
@@ -138,9 +138,7 @@ class Tile:
                 [d.code == direct for d in self.decoders],
                 [d.bits for d in self.decoders],
                 [d.integer for d in self.decoders],
-                *zip(
-                    *(_FIXED.get(d.code, (0, 0, 0, 0)) if narrow else (0, 0, 0, 0) for d in self.decoders), strict=True
-                ),
+                *zip(*(_FIXED.get(d.code, _NEVER) if narrow else _NEVER for d in self.decoders), strict=True),
             ],
             np.int64,
         )

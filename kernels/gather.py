@@ -12,6 +12,8 @@ from .memory import doubles, integers, matrix
 
 __all__ = ["gather"]
 
+assert SELF_SLOTS == PAIR_SLOTS  # `_add_slots` serves both
+
 
 def gather(
     item_count: int,

@@ -56,11 +56,14 @@ def cache_folder() -> Path:
     """Where machine code is kept between processes."""
     if named := os.environ.get("WEIGHBRIDGE_CACHE_DIR"):
         return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "weighbridge"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "weighbridge"
+    except RuntimeError:  # no HOME and no entry for this user: containers with an arbitrary user id
+        return Path(tempfile.gettempdir()) / f"weighbridge-{os.geteuid()}"
 
 
 def _path(name: str) -> Path:
-    return cache_folder() / f"{name}-{_fingerprint()}.o"
+    return cache_folder() / "kernels" / f"{name}-{_fingerprint()}.o"
 
 
 def _object_code(name: str) -> bytes:
@@ -118,8 +121,12 @@ def _compile(name: str) -> bytes:
     builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=3))
     builder.getModulePassManager().run(module, builder)
     foreign = [f.name for f in module.functions if f.is_declaration and not f.name.startswith(("llvm.", "mem"))]
-    assert not foreign, f"{name} is tied to {', '.join(foreign)}"
-    return bytes(machine.emit_object(module))
+    code = bytes(machine.emit_object(module))
+    if b"__extendhfsf2" in code:
+        foreign.append("__extendhfsf2 (this processor does not convert float16: it lacks F16C)")
+    if foreign:
+        raise RuntimeError(f"the machine code of {name} needs {', '.join(foreign)}")
+    return code
 
 
 def _wrapper(name: str, called: llvm.ValueRef) -> str:
@@ -154,8 +161,7 @@ def _load(name: str, code: bytes) -> Callable[..., None]:
 def _read(path: Path) -> bytes | None:
     """A file's code, or None if there is none to be trusted."""
     try:
-        folder = path.parent.stat()
-        if folder.st_uid != os.geteuid() or folder.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        if not _is_trusted(path.parent):
             return None
         data = path.read_bytes()
     except OSError:
@@ -164,10 +170,19 @@ def _read(path: Path) -> bytes | None:
     return code if hashlib.sha256(code).digest() == checksum else None
 
 
+def _is_trusted(folder: Path) -> bool:
+    """Whether a folder is this user's and no one else may write to it."""
+    status = folder.lstat()
+    writable = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not writable
+
+
 def _write(path: Path, code: bytes) -> None:
     """Keep code for the next process; a cache that cannot be written is no trouble."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not _is_trusted(path.parent):
+            return
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
             try:
                 file.write(code + hashlib.sha256(code).digest())

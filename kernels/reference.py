@@ -68,8 +68,8 @@ _TABLES["F8_E8M0"] = np.array([math.ldexp(1.0, raw - 127) for raw in range(255)]
 
 
 def bytes_at(address: int, count: int) -> np.ndarray:
-    """(count,) uint8: a copy of the bytes at a memory address."""
-    return np.frombuffer(ctypes.string_at(address, count), np.uint8)
+    """(count,) uint8: the bytes at a memory address, where they are."""
+    return np.frombuffer((ctypes.c_uint8 * count).from_address(address), np.uint8) if count else np.empty(0, np.uint8)
 
 
 def _itemsize(code: str) -> int:
@@ -154,7 +154,7 @@ def tile_sums(operands: Sequence[np.ndarray], codes: Sequence[str], pairs: np.nd
     pair_sums = np.zeros((len(pairs), len(PAIR_SUMS)))
     totals = [[_Sum() for _ in range(3)] for _ in operands]
     between = [[_Sum() for _ in range(3)] for _ in pairs]
-    elements = len(decode(operands[0], codes[0])) if operands else 0
+    elements = operands[0].size // _itemsize(codes[0]) if operands else 0
     for start in range(0, elements, _PIECE):
         raws = [
             raw[start * size : (start + _PIECE) * size]

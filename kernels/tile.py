@@ -66,9 +66,9 @@ def _run(
     """Fill the slots of the work items given as rows (tensor, start, length, slot).
 
     All arguments but the first are integers, those called `_at` addresses of C-contiguous arrays: scratch (2, N, BLOCK)
-    of the working type that `scratch_type` points to; work, `WORK_SLOTS + N * WORK_OPERAND` float64; items
-    (item_count, 4); addresses (K, N); operands (OPERAND_ROWS, N), see `layout.py`; pairs (P, 2); slots
-    (W, N, SELF_SLOTS) and (W, P, PAIR_SLOTS).
+    of the working type that `scratch_type` points to, whose second half holds int32 fixed point; work,
+    `WORK_SLOTS + N * WORK_OPERAND` float64; items (item_count, 4); addresses (K, N); operands (OPERAND_ROWS, N), see
+    `layout.py`; pairs (P, 2); slots (W, N, SELF_SLOTS) and (W, P, PAIR_SLOTS).
     """
     itemsize = matrix(scratch_type, scratch_at, operands, BLOCK).itemsize
     scratch = matrix(scratch_type, scratch_at, operands, BLOCK)
