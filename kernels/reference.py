@@ -69,7 +69,7 @@ _TABLES["F8_E8M0"] = np.array([math.ldexp(1.0, raw - 127) for raw in range(255)]
 
 def bytes_at(address: int, count: int) -> np.ndarray:
     """(count,) uint8: the bytes at a memory address, where they are."""
-    return np.frombuffer((ctypes.c_uint8 * count).from_address(address), np.uint8) if count else np.empty(0, np.uint8)
+    return np.ctypeslib.as_array((ctypes.c_uint8 * count).from_address(address)) if count else np.empty(0, np.uint8)
 
 
 def _itemsize(code: str) -> int:
