@@ -145,12 +145,12 @@ def _magnitude(e: Emitter, v: Value) -> Value:
 
 
 class _Sums:
-    """Running sums of one vector of integers V: Σ|V|, ΣV², ΣV if it is asked for, max|V| likewise."""
+    """Running sums of one vector of integers V: Σ|V|, ΣV², ΣV of an operand (signed), max|V| of a difference."""
 
-    def __init__(self, e: Emitter, *, signed: bool, peak: bool) -> None:
+    def __init__(self, e: Emitter, *, signed: bool) -> None:
         self.e, self.signed = e, signed
         self.wide = [e.constant(_VL, 0)] * (3 if signed else 2)  # Σ|V|, ΣV², ΣV
-        self.largest = [e.constant(_V16, 0)] if peak else []
+        self.largest = [] if signed else [e.constant(_V16, 0)]
 
     @property
     def state(self) -> list[Value]:
@@ -250,9 +250,9 @@ def _fixed_block(selfs: int, operands: int, *, shifted: bool = False, code: str 
         factor = [_splat(e, each) for each in factors]
         element = _V16.element if code is None else _FLOATS[code][0]
         itemsize = 4 if code is None else DECODERS[code].itemsize
-        sums = [_Sums(e, signed=True, peak=False) for _ in range(selfs)]
+        sums = [_Sums(e, signed=True) for _ in range(selfs)]
         paired = operands == 2
-        difference = _Sums(e, signed=False, peak=True)
+        difference = _Sums(e, signed=False)
         extra = [ir.Constant(_I64, 0), e.constant(_VL, 0)] if paired else []  # #(X ≠ Y), ΣXY where not derived
         parts = [*sums, difference] if paired else sums
         widths = [len(part.state) for part in parts]

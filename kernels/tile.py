@@ -70,8 +70,8 @@ def _run(
     `WORK_SLOTS + N * WORK_OPERAND` float64; items (item_count, 4); addresses (K, N); operands (OPERAND_ROWS, N), see
     `layout.py`; pairs (P, 2); slots (W, N, SELF_SLOTS) and (W, P, PAIR_SLOTS).
     """
-    itemsize = matrix(scratch_type, scratch_at, operands, BLOCK).itemsize
     scratch = matrix(scratch_type, scratch_at, operands, BLOCK)
+    itemsize = scratch.itemsize
     items = matrix(integers(), items_at, item_count, 4)
     addresses = matrix(integers(), addresses_at, tensors, operands)
     constants = matrix(integers(), operands_at, OPERAND_ROWS, operands)
