@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     from .engine.errors import WeighbridgeError
     from .engine.formats import open_checkpoint
     from .engine.matching import Ledger, LedgerRow
+    from .engine.results import Results, open_results
+    from .engine.sweep import sweep
     from .engine.table import Comparison, Inspection, Row
 
 __version__ = "0.1.0"
@@ -18,6 +20,7 @@ __all__ = [
     "Inspection",
     "Ledger",
     "LedgerRow",
+    "Results",
     "Row",
     "TensorRef",
     "WeighbridgeError",
@@ -25,6 +28,8 @@ __all__ = [
     "inspect",
     "match",
     "open_checkpoint",
+    "open_results",
+    "sweep",
 ]
 
 # Each name is imported when it is first asked for: `weighbridge --help` must not wait for numpy.
@@ -34,6 +39,7 @@ _HOMES = {
     "Inspection": "table",
     "Ledger": "matching",
     "LedgerRow": "matching",
+    "Results": "results",
     "Row": "table",
     "TensorRef": "checkpoint",
     "WeighbridgeError": "errors",
@@ -41,6 +47,8 @@ _HOMES = {
     "inspect": "compare",
     "match": "compare",
     "open_checkpoint": "formats",
+    "open_results": "results",
+    "sweep": "sweep",
 }
 
 

@@ -335,6 +335,141 @@ def inspect(
 
 
 @_command
+def sweep(
+    base: Annotated[str, typer.Argument(metavar="BASE", help="The checkpoint compared against.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder of results.")],
+    others: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="OTHER", help="Paths, globs and hub ids of the checkpoints under study."),
+    ] = None,
+    manifest: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="More of them: one per line, CSV or JSON lines.")
+    ] = None,
+    rules: RulesOption = "auto",
+    map: MapOption = None,
+    rules_file: RulesFileOption = None,
+    include: IncludeOption = None,
+    exclude: ExcludeOption = None,
+    rows: RowsOption = Rows.overlap,
+    threads: ThreadsOption = None,
+    io: IoOption = Io.auto,
+    workers: Annotated[int, typer.Option(min=1, metavar="N", help="Processes on this machine.")] = 1,
+    force: Annotated[bool, typer.Option("--force", help="Compute again what is there.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first checkpoint that fails.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done.")] = False,
+    quiet: QuietOption = False,
+) -> int:
+    """Compare one base with many others; resumable."""
+    from .engine.sweep import estimated_seconds, plan_sweep, run_sweep
+    from .engine.sweep_progress import SweepProgress
+
+    plan = plan_sweep(
+        base,
+        others or (),
+        out=out,
+        manifest=manifest,
+        rules=rules,
+        map=map or (),
+        rules_file=rules_file,
+        include=include or (),
+        exclude=exclude or (),
+        rows=rows.value,
+        threads=threads,
+        io=io.value,
+        workers=workers,
+        force=force,
+        strict=strict,
+    )
+    if dry_run:
+        seconds = estimated_seconds(plan)
+        typer.echo(
+            f"{len(plan.others)} others, {len(plan.reused)} computed already, {len(plan.failed)} cannot be opened\n"
+            f"{len(plan.tasks)} tasks, {plan.nbytes:,} bytes to read"
+            + ("" if seconds is None else f", about {seconds:,.1f} s")
+        )
+        failed = list(plan.failed)
+    else:
+        outcomes = run_sweep(plan, workers, None, SweepProgress(not quiet))
+        failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+    for outcome in failed:
+        _complain(f"weighbridge: {outcome.other.label} failed: {outcome.reason}")
+    return TROUBLE if failed else 0
+
+
+class PlotKind(StrEnum):
+    both = "both"
+    drift = "drift"
+    heatmap = "heatmap"
+
+
+@_command
+def show(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a sweep.")],
+    by: Annotated[By | None, typer.Option(help="A line per other and kind, layer or tensor; else per other.")] = None,
+    sort: Annotated[
+        str | None, typer.Option(metavar="METRIC", help="Order by this metric, most changed first.")
+    ] = None,
+    top: Annotated[
+        int | None, typer.Option(metavar="N", help="How many lines, 0 for all; by default 20 in tables of tensors.")
+    ] = None,
+    metrics: Annotated[
+        str | None, typer.Option(metavar="A,B,C", help="The metrics to show; all of them in csv, tsv and json.")
+    ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CONDITION",
+            help="Show what it holds for, as in 'pooled_delta > 1e-3', 'kind == all_bias', 'label == run*' or "
+            "'step >= 100'; repeatable.",
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw as well: .png, .svg or .html (needs weighbridge[plot]).")
+    ] = None,
+    plot_kind: Annotated[
+        PlotKind, typer.Option(help="Lines by kind, a heat map of layers and others, or both.")
+    ] = PlotKind.both,
+    metric: Annotated[str, typer.Option(metavar="METRIC", help="What is drawn, pooled.")] = "relative_delta",
+    x: Annotated[str | None, typer.Option("--x", metavar="COLUMN", help="Draw over this extra column.")] = None,
+    format: Annotated[CompareFormat, typer.Option(help="How to print it.")] = CompareFormat.table,
+    output: OutputOption = None,
+) -> int:
+    """Print and draw the results of a sweep."""
+    from .engine.metrics import METRICS
+    from .engine.options import named
+    from .engine.report.sink import Output
+    from .engine.report.view import View
+
+    view = View.checked(by.value if by else None, sort, top, metrics)
+    named(metric, METRICS, "metric", "--metric")
+    if format is CompareFormat.notebook and view != View():
+        raise OptionError("--format notebook is fixed; leave out --by, --sort, --top and --metrics.")
+    out = Output(output)
+    if plot is not None:
+        from .engine.plots.figure import check_plot
+        from .engine.report.files import check_writable
+
+        check_plot(plot)
+        check_writable(plot)
+
+    from .engine.report.showing import draw_results, print_results
+    from .engine.results import open_results
+
+    results = open_results(folder)
+    print_results(results, out, format.value, view, where or ())
+    if plot is not None:
+        draw_results(results, plot, view, where or (), plot_kind.value, metric, x)
+    if format not in (CompareFormat.table, CompareFormat.markdown):
+        from .engine.report.sweep_lines import states
+
+        for line in states(results):
+            _complain(f"weighbridge: {line}")
+    for entry in results.damaged:
+        _complain(f"weighbridge: error: {entry['reason']}")
+    return TROUBLE if results.damaged else 0
+
+
+@_command
 def demo(
     full: Annotated[
         bool, typer.Option("--full", help="The true sizes (5.3 GB) instead of an eighth of each width.")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..inspection import Inspection
     from ..matching import Ledger
 
-__all__ = ["comparison_delimited", "inspection_delimited", "ledger_delimited"]
+__all__ = ["comparison_delimited", "inspection_delimited", "ledger_delimited", "delimit"]
 
 _SEPARATORS = {"csv": ",", "tsv": "\t"}
 
@@ -33,7 +33,7 @@ def comparison_delimited(comparison: Comparison, view: View, fmt: str, header: b
     if view.by in ("kind", "layer"):
         pooled = [f"pooled_{name}" for name in metrics]
         columns = ["base", "other", view.by, *GROUP_COLUMNS, *metrics, *pooled]
-        return _write(columns, (labels | group for group in view.cut(view.groups(comparison, view.by))), fmt, header)
+        return delimit(columns, (labels | group for group in view.cut(view.groups(comparison, view.by))), fmt, header)
     columns = [name for name in COLUMNS if name not in METRICS or name in metrics]
     columns[-1:-1] = [columns.pop(columns.index(name)) for name in metrics]  # in the order that was asked for
     matched = comparison.matched
@@ -43,24 +43,25 @@ def comparison_delimited(comparison: Comparison, view: View, fmt: str, header: b
         rows = [matched[index] for index in view.tensors(comparison)]
         if not view.top:
             rows += [row for row in comparison.rows if row.status != "matched"]
-    return _write(columns, (labels | ledger_row_dict(row.ledger) | dict(row.metrics) for row in rows), fmt, header)
+    return delimit(columns, (labels | ledger_row_dict(row.ledger) | dict(row.metrics) for row in rows), fmt, header)
 
 
 def ledger_delimited(ledger: Ledger, fmt: str) -> str:
     """Every row of a ledger: the comparison's columns without the metrics."""
     labels = {"base": ledger.base.label, "other": ledger.other.label}
     columns = ["base", "other", *LEDGER_COLUMNS, "reason"]
-    return _write(columns, (labels | ledger_row_dict(row) for row in ledger.rows), fmt, True)
+    return delimit(columns, (labels | ledger_row_dict(row) for row in ledger.rows), fmt, True)
 
 
 def inspection_delimited(inspection: Inspection, fmt: str) -> str:
     """Every tensor of a checkpoint, the checkpoint's label in the first column."""
     columns = ["checkpoint", "tensor", "dtype", "shape", "elements", "bytes", *inspection.statistics]
     label = {"checkpoint": inspection.checkpoint.label}
-    return _write(columns, (label | row for row in inspection.rows), fmt, True)
+    return delimit(columns, (label | row for row in inspection.rows), fmt, True)
 
 
-def _write(columns: list[str], records: Iterable[Mapping[str, Any]], fmt: str, header: bool) -> str:
+def delimit(columns: list[str], records: Iterable[Mapping[str, Any]], fmt: str, header: bool) -> str:
+    """The cells of `columns` of every record; `fmt` is "csv" or "tsv"."""
     out = io.StringIO()
     writer = csv.writer(out, delimiter=_SEPARATORS[fmt], lineterminator="\n")
     if header:

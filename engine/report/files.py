@@ -32,8 +32,8 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         raise OutputError(f"{path} cannot be written: no permission to make files in {folder}; choose another folder.")
 
 
-def write_whole(path: str | os.PathLike[str], text: str) -> None:
-    """Writes the text as UTF-8 so that the file holds all of it or what it held before.
+def write_whole(path: str | os.PathLike[str], text: str | bytes) -> None:
+    """Writes the bytes, or the text as UTF-8, so that the file holds all of it or what it held before.
 
     A temporary file in the same folder is written, synced and renamed over the target; an existing file keeps its
     permissions, a symbolic link keeps pointing at what is written. Pipes and devices (`/dev/stdout`) are written to.
@@ -43,7 +43,7 @@ def write_whole(path: str | os.PathLike[str], text: str) -> None:
     """
     check_writable(path)
     target = Path(os.path.realpath(path))
-    data = text.encode("utf-8", "backslashreplace")
+    data = text if isinstance(text, bytes) else text.encode("utf-8", "backslashreplace")
     with _as_output_error(path):
         if _is_special(target):
             target.write_bytes(data)

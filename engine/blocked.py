@@ -1,0 +1,170 @@
+"""One base against a batch of others in one pass: every byte is read once, the base's once for all of them.
+
+For each tensor of the base, the tensors of the others that matched it with the same leading elements are the operands
+1..M of one `Joined`, and the pairs are (i, 0). Tensors that are the very same bytes (one file and offset, whatever
+links lead there) are one operand. Where they are the base's own, the base's chunk stands in once more for all: it is
+still in the processor's cache, no byte is read again, and the sums are the bits that reading a copy would have given.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..kernels.decoders import DECODERS
+from ..kernels.sums import PAIR_SUMS, SELF_SUMS
+from .checkpoint import Checkpoint, TensorRef
+from .execute import Progress, execute
+from .plan import Joined
+from .table import Comparison
+
+if TYPE_CHECKING:
+    from .ledger import Ledger
+    from .loading import Say
+
+__all__ = ["Blocked", "compare_batch"]
+
+
+@dataclass(frozen=True)
+class Blocked:
+    """What one pass over a batch gave.
+
+    Attributes:
+        comparisons: one for each ledger; its `bytes_read` are those read for it alone, the base's being the first's.
+        same_bytes: of each, the bytes of tensors that were recognised and not read.
+    """
+
+    comparisons: list[Comparison]
+    same_bytes: list[int]
+
+    @property
+    def bytes_read(self) -> int:
+        """The bytes of the whole pass."""
+        return sum(comparison.bytes_read for comparison in self.comparisons)
+
+
+def compare_batch(
+    ledgers: Sequence[Ledger],
+    *,
+    threads: int | None = None,
+    io: str = "auto",
+    progress: Progress | None = None,
+    say: Say | None = None,
+    **device: Any,
+) -> Blocked:
+    """Compare the others of several ledgers with their one base.
+
+    Args:
+        ledgers: of one and the same base; each with matched rows.
+        threads, io, progress, say: as for `compare`; `progress` counts from 0 for every pass.
+        device: handed on to `execute`.
+    Returns:
+        `Blocked`; each comparison has the bits of `compare` of that pair.
+    Raises:
+        ReadError: a file of any of them cannot be read, or changed.
+    """
+    places = _Places([ledgers[0].base, *(ledger.other for ledger in ledgers)])
+    groups: dict[tuple[str, int, str], list[tuple[int, int, TensorRef]]] = {}
+    bases: dict[tuple[str, int, str], TensorRef] = {}
+    for number, ledger in enumerate(ledgers):
+        for index, row in enumerate(ledger.matched):
+            assert row.base is not None and row.other is not None
+            # A tile in which one operand needs float64 is computed in float64, and rounds otherwise: kept apart.
+            wide = DECODERS[row.base.dtype].wide == "f64" or DECODERS[row.other.dtype].wide == "f64"
+            key = (row.base.name, row.elements, "f64" if wide else "f32")
+            bases[key] = row.base
+            groups.setdefault(key, []).append((number, index, row.other))
+
+    read, same = [0] * len(ledgers), [0] * len(ledgers)
+    by_operands: dict[int, list[tuple[Joined, list[tuple[int, int, int]]]]] = {}
+    charged: set[tuple[Any, ...]] = set()
+    mirrored = 0
+    for key, members in groups.items():
+        base, elements = bases[key], key[1]
+        home = places.of(base)
+        operands: list[TensorRef] = [base]
+        slots: dict[tuple[Any, ...], int] = {}
+        users = []
+        for number, index, ref in members:
+            place = places.of(ref)
+            nbytes = elements * DECODERS[ref.dtype].itemsize
+            if place in slots or place == home:
+                same[number] += nbytes
+            else:
+                read[number] += nbytes
+            if place not in slots:
+                slots[place] = len(operands)
+                operands.append(base if place == home else ref)
+                mirrored += nbytes if place == home else 0
+            users.append((number, index, slots[place]))
+        if (base.name, key[1], key[2]) not in charged:
+            charged.add((base.name, key[1], key[2]))
+            read[members[0][0]] += elements * DECODERS[base.dtype].itemsize
+        joined = Joined(0, tuple(operands), elements)
+        by_operands.setdefault(len(operands), []).append((joined, users))
+
+    selfs = [np.zeros((len(ledger.matched), 2, len(SELF_SUMS))) for ledger in ledgers]
+    pairs = [np.zeros((len(ledger.matched), len(PAIR_SUMS))) for ledger in ledgers]
+    total = sum(joined.nbytes for each in by_operands.values() for joined, _ in each)
+    done, seconds, counted = 0, 0.0, 0
+    for count, each in by_operands.items():
+        before = done
+
+        def report(now: int, _all: int, before: int = before) -> None:
+            if progress is not None:
+                progress(before + now, total)
+
+        sums = execute(
+            [joined for joined, _ in each],
+            count,
+            [(i, 0) for i in range(1, count)],
+            threads=threads,
+            io=io,
+            progress=report,
+            say=say,
+            **device,
+        )
+        done += sum(joined.nbytes for joined, _ in each)
+        seconds += sums.seconds
+        counted += sums.bytes_read
+        for place, (_, users) in enumerate(each):
+            for number, index, slot in users:
+                selfs[number][index, 0] = sums.selfs[place, slot]
+                selfs[number][index, 1] = sums.selfs[place, 0]
+                pairs[number][index] = sums.pairs[place, slot - 1]
+    assert counted == sum(read) + mirrored, (
+        "bytes are counted where they are read, and must agree with what was planned"
+    )
+    return Blocked(
+        [
+            Comparison(ledger, selfs[n][:, 0], selfs[n][:, 1], pairs[n], read[n], seconds * read[n] / max(sum(read), 1))
+            for n, ledger in enumerate(ledgers)
+        ],
+        same,
+    )
+
+
+class _Places:
+    """Where tensors lie, links resolved: equal for two that are the very same bytes."""
+
+    def __init__(self, checkpoints: Sequence[Checkpoint]) -> None:
+        self._files: Mapping[str, tuple[Any, ...]] = {
+            path: _file_id(path) for path in dict.fromkeys(f for c in checkpoints for f in c.files)
+        }
+
+    def of(self, ref: TensorRef) -> tuple[Any, ...]:
+        if ref.offset is None:  # in memory only: its own place
+            return ("memory", id(ref.memory), ref.name, ref.dtype)
+        return (*(self._files.get(ref.file) or _file_id(ref.file)), ref.offset, ref.dtype)
+
+
+def _file_id(path: str) -> tuple[Any, ...]:
+    try:
+        status = os.stat(path)
+    except OSError:  # `execute` says what is wrong with it
+        return ("path", path)
+    return (status.st_dev, status.st_ino)

@@ -1,0 +1,35 @@
+"""A sweep of small files for the tests of what is shown of it."""
+
+import json
+
+import numpy as np
+from safetensors.numpy import save_file
+
+import weighbridge
+
+STEPS = (20, 30, 100)
+
+
+def swept(folder):
+    """A base and four others under labels that try to be markup, the last of them truncated; `folder`/out."""
+    rng = np.random.default_rng(5)
+    base = {"embeddings.word_embeddings.weight": rng.standard_normal((6, 4)), "gone.weight": np.ones(3)}
+    for layer in range(12):
+        base[f"layer.{layer}.dense.weight"] = rng.standard_normal((5, 4))
+        base[f"layer.{layer}.dense.bias"] = np.zeros(5)
+        base[f"layer.{layer}.LayerNorm.weight"] = np.ones(5)
+    base["odd.weight"] = np.ones((2, 3))
+    base = {name: array.astype(np.float32) for name, array in base.items()}
+    save_file(base, folder / "base.safetensors")
+    lines = []
+    for step in STEPS:
+        other = {n: a + (np.float32(step * 1e-4) if "0.dense" in n else np.float32(0)) for n, a in base.items()}
+        other["embeddings.word_embeddings.weight"] = rng.standard_normal((8, 4)).astype(np.float32)
+        other["odd.weight"] = np.ones(3, np.float32)
+        del other["gone.weight"]
+        save_file(other, folder / f"{step}.safetensors")
+        lines.append({"source": str(folder / f"{step}.safetensors"), "label": f"<b>a_$x^{step}$", "step": step})
+    (folder / "bad.safetensors").write_bytes(b"x" * 50)
+    lines.append({"source": str(folder / "bad.safetensors"), "label": "bad", "step": None})
+    (folder / "others.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return weighbridge.sweep(folder / "base.safetensors", out=folder / "out", manifest=folder / "others.jsonl")
