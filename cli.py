@@ -6,7 +6,6 @@ no more than typer itself.
 
 import sys
 from collections.abc import Callable
-from enum import StrEnum
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +13,24 @@ from typing import Annotated, Any
 import typer
 
 from . import __version__
+from .arguments import (
+    By,
+    CompareFormat,
+    ExcludeOption,
+    Format,
+    IncludeOption,
+    Io,
+    IoOption,
+    MapOption,
+    OutputOption,
+    PlotKind,
+    QuietOption,
+    Rows,
+    RowsOption,
+    RulesFileOption,
+    RulesOption,
+    ThreadsOption,
+)
 from .engine.errors import OptionError, WeighbridgeError
 
 __all__ = ["app", "main"]
@@ -30,70 +47,6 @@ app = typer.Typer(
     rich_markup_mode=None,  # help as plain text: importing rich takes longer than everything else in --help
     pretty_exceptions_enable=False,
 )
-
-
-class By(StrEnum):
-    kind = "kind"
-    layer = "layer"
-    tensor = "tensor"
-
-
-class Rows(StrEnum):
-    overlap = "overlap"
-    strict = "strict"
-
-
-class Io(StrEnum):
-    auto = "auto"
-    map = "map"
-    pread = "pread"
-
-
-class Format(StrEnum):
-    table = "table"
-    json = "json"
-    csv = "csv"
-    tsv = "tsv"
-    markdown = "markdown"
-
-
-class CompareFormat(StrEnum):
-    table = "table"
-    notebook = "notebook"
-    json = "json"
-    csv = "csv"
-    tsv = "tsv"
-    markdown = "markdown"
-
-
-RulesOption = Annotated[
-    str,
-    typer.Option(help="auto: chosen from names and configs; none: names as they stand; or a list: volta,legacy."),
-]
-MapOption = Annotated[
-    list[str] | None,
-    typer.Option("--map", metavar="REGEX=>REPLACEMENT", help="A renaming of your own; repeatable."),
-]
-RulesFileOption = Annotated[Path | None, typer.Option(help="Renamings of your own, as TOML.")]
-IncludeOption = Annotated[
-    list[str] | None, typer.Option(metavar="GLOB", help="Compare only tensors whose name matches; repeatable.")
-]
-ExcludeOption = Annotated[
-    list[str] | None, typer.Option(metavar="GLOB", help="Leave out tensors whose name matches; repeatable.")
-]
-RowsOption = Annotated[
-    Rows, typer.Option(help="Embeddings of different length: compare the rows that both have, or none of them.")
-]
-ThreadsOption = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="Threads; all cores by default. Results do not depend on it.")
-]
-IoOption = Annotated[
-    Io, typer.Option(help="How bytes are read: memory maps, pread into buffers, or whichever suits the file system.")
-]
-OutputOption = Annotated[
-    Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write there, whole or not at all.")
-]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", "--no-progress", help="No progress on stderr.")]
 
 
 def _version(wanted: bool) -> None:
@@ -394,12 +347,6 @@ def sweep(
     for outcome in failed:
         _complain(f"weighbridge: {outcome.other.label} failed: {outcome.reason}")
     return TROUBLE if failed else 0
-
-
-class PlotKind(StrEnum):
-    both = "both"
-    drift = "drift"
-    heatmap = "heatmap"
 
 
 @_command
