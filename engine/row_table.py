@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -130,7 +130,7 @@ def comparison_table(comparison: Comparison, other: Other, extras: Mapping[str, 
 
 
 def _extra_values(other: Other, extras: Mapping[str, str]) -> dict[str, Any]:
-    convert = {"string": _text, "double": float, "int64": int, "bool": bool}
+    convert: dict[str, Callable[[Any], Any]] = {"string": _text, "double": float, "int64": int, "bool": bool}
     given = {name: other.extra.get(name) for name in extras}
     return {name: None if value is None else convert[extras[name]](value) for name, value in given.items()}
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -296,7 +297,7 @@ def plan_sweep(
     named = [other for other in others if isinstance(other, Other)]
     paths = [other for other in others if not isinstance(other, Other)]
     found = [*named, *(find_others(paths, manifest) if paths or manifest is not None or not named else [])]
-    options = {
+    options: dict[str, Any] = {
         "rules": rules if isinstance(rules, str) else list(rules),
         "map": [map] if isinstance(map, str) else list(map),
         "rules_file": None if rules_file is None else os.path.abspath(rules_file),
@@ -375,7 +376,8 @@ def estimated_seconds(plan: Plan, nbytes: int = 256 << 20) -> float | None:
 
     if not plan.tasks:
         return None
-    joined, total = [], 0
+    joined: list[Joined] = []
+    total = 0
     for other in plan.tasks[0].others:
         try:
             ledger = _match(open_checkpoint(plan.settings.base), open_checkpoint(other.source), plan.settings.options)
@@ -466,7 +468,7 @@ def run_sweep(
                     writer.publish()
                 finished = [replace(outcome, table=None) for outcome in finished]
             outcomes.update((outcome.other.label, outcome) for outcome in finished)
-            store.update(lambda manifest, finished=finished: _record(manifest, finished, store))
+            store.update(partial(_record, outcomes=finished, store=store))
             if progress is not None:
                 progress.finished(task.nbytes, finished)
     finally:
