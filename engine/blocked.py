@@ -131,11 +131,11 @@ def compare_batch(
         done += sum(joined.nbytes for joined, _ in each)
         seconds += sums.seconds
         counted += sums.bytes_read
-        for row, (_, users) in enumerate(each):
+        for k, (_, users) in enumerate(each):
             for number, index, slot in users:
-                selfs[number][index, 0] = sums.selfs[row, slot]
-                selfs[number][index, 1] = sums.selfs[row, 0]
-                pairs[number][index] = sums.pairs[row, slot - 1]
+                selfs[number][index, 0] = sums.selfs[k, slot]
+                selfs[number][index, 1] = sums.selfs[k, 0]
+                pairs[number][index] = sums.pairs[k, slot - 1]
     assert counted == sum(read) + mirrored, (
         "bytes are counted where they are read, and must agree with what was planned"
     )
