@@ -307,13 +307,18 @@ def sweep(
     threads: ThreadsOption = None,
     io: IoOption = Io.auto,
     workers: Annotated[int, typer.Option(min=1, metavar="N", help="Processes on this machine.")] = 1,
+    cluster: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Compute on this Ray cluster; auto: the one of this machine."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Compute again what is there.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first checkpoint that fails.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done.")] = False,
     quiet: QuietOption = False,
 ) -> int:
     """Compare one base with many others; resumable."""
-    from .engine.sweep import estimated_seconds, plan_sweep, run_sweep
+    from .engine.sweep import run_sweep
+    from .engine.sweep_plan import estimated_seconds, plan_sweep
     from .engine.sweep_progress import SweepProgress
 
     plan = plan_sweep(
@@ -330,23 +335,25 @@ def sweep(
         threads=threads,
         io=io.value,
         workers=workers,
+        cluster=cluster,
         force=force,
         strict=strict,
     )
     if dry_run:
         seconds = estimated_seconds(plan)
         typer.echo(
-            f"{len(plan.others)} others, {len(plan.reused)} computed already, {len(plan.failed)} cannot be opened\n"
+            f"{len(plan.others)} others, {plan.count('reused')} computed already, "
+            f"{plan.count('failed') + plan.count('kept')} cannot be opened\n"
             f"{len(plan.tasks)} tasks, {plan.nbytes:,} bytes to read"
             + ("" if seconds is None else f", about {seconds:,.1f} s")
         )
-        failed = list(plan.failed)
+        outcomes = list(plan.known)
     else:
-        outcomes = run_sweep(plan, workers, None, SweepProgress(not quiet))
-        failed = [outcome for outcome in outcomes if outcome.status == "failed"]
-    for outcome in failed:
-        _complain(f"weighbridge: {outcome.other.label} failed: {outcome.reason}")
-    return TROUBLE if failed else 0
+        outcomes = run_sweep(plan, workers, cluster, SweepProgress(not quiet))
+    trouble = [outcome for outcome in outcomes if outcome.reason]
+    for outcome in trouble:
+        _complain(f"weighbridge: {outcome.other.label} {outcome.status}: {outcome.reason}")
+    return TROUBLE if trouble else 0
 
 
 @_command

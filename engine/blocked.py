@@ -8,8 +8,7 @@ still in the processor's cache, no byte is read again, and the sums are the bits
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +16,9 @@ import numpy as np
 
 from ..kernels.decoders import DECODERS
 from ..kernels.sums import PAIR_SUMS, SELF_SUMS
-from .checkpoint import Checkpoint, TensorRef
+from .checkpoint import TensorRef
 from .execute import Progress, execute
+from .places import Places
 from .plan import Joined
 from .table import Comparison
 
@@ -67,7 +67,7 @@ def compare_batch(
     Raises:
         ReadError: a file of any of them cannot be read, or changed.
     """
-    places = _Places([ledgers[0].base, *(ledger.other for ledger in ledgers)])
+    places = Places([ledgers[0].base, *(ledger.other for ledger in ledgers)])
     groups: dict[tuple[str, int, str], list[tuple[int, int, TensorRef]]] = {}
     bases: dict[tuple[str, int, str], TensorRef] = {}
     for number, ledger in enumerate(ledgers):
@@ -146,25 +146,3 @@ def compare_batch(
         ],
         same,
     )
-
-
-class _Places:
-    """Where tensors lie, links resolved: equal for two that are the very same bytes."""
-
-    def __init__(self, checkpoints: Sequence[Checkpoint]) -> None:
-        self._files: Mapping[str, tuple[Any, ...]] = {
-            path: _file_id(path) for path in dict.fromkeys(f for c in checkpoints for f in c.files)
-        }
-
-    def of(self, ref: TensorRef) -> tuple[Any, ...]:
-        if ref.offset is None:  # in memory only: its own place
-            return ("memory", id(ref.memory), ref.name, ref.dtype)
-        return (*(self._files.get(ref.file) or _file_id(ref.file)), ref.offset, ref.dtype)
-
-
-def _file_id(path: str) -> tuple[Any, ...]:
-    try:
-        status = os.stat(path)
-    except OSError:  # `execute` says what is wrong with it
-        return ("path", path)
-    return (status.st_dev, status.st_ino)

@@ -6,6 +6,7 @@ as it stands on stderr and exits with status 2; Python callers catch `Weighbridg
 
 __all__ = [
     "CheckpointNotFoundError",
+    "ClusterError",
     "DtypeError",
     "FormatError",
     "HubError",
@@ -61,3 +62,7 @@ class OptionError(WeighbridgeError):
 
 class OutputError(WeighbridgeError):
     """A result that could not be written."""
+
+
+class ClusterError(WeighbridgeError):
+    """A Ray cluster that cannot be reached, cannot run the tasks, or was lost."""

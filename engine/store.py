@@ -241,20 +241,28 @@ class Writer:
         with _as_output_error(self.store.path):
             _write(temporary, data)
 
-    def publish(self) -> None:
-        """Sync what was added and give it its name: from now on it is there, whatever happens.
+    def sync(self) -> None:
+        """Have what was added on the disk.
 
         Raises:
             OutputError: it could not be written out.
         """
-        if not self._waiting:
-            return
         with _as_output_error(self.store.path):
-            if len(self._waiting) == 1:
-                _sync(next(iter(self._waiting)))
+            if len(self._waiting) < 2:
+                list(map(_sync, self._waiting))
             else:
                 with ThreadPoolExecutor(min(_SYNCS, len(self._waiting))) as pool:
                     list(pool.map(_sync, self._waiting))
+
+    def publish(self) -> None:
+        """Give what was added, and synced, its name: from now on it is there, whatever happens.
+
+        Raises:
+            OutputError: it could not be named.
+        """
+        if not self._waiting:
+            return
+        with _as_output_error(self.store.path):
             for temporary, target in list(self._waiting.items()):
                 os.replace(temporary, target)
                 del self._waiting[temporary]

@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 import weighbridge
 from weighbridge.engine.row_table import RAW_COLUMNS
 from weighbridge.engine.store import Store
-from weighbridge.engine.sweep import plan_sweep, run_sweep
+from weighbridge.engine.sweep import run_sweep
+from weighbridge.engine.sweep_plan import plan_sweep
 
 
 @pytest.fixture

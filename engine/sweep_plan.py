@@ -1,0 +1,226 @@
+"""The plan of a sweep: which others there are, which are computed already, and in which tasks the rest is."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .checkpoint import Checkpoint
+from .errors import FormatError, OptionError, WeighbridgeError
+from .formats import open_checkpoint
+from .formats.shard import digest
+from .matching import match
+from .others import Other, find_others
+from .places import files_id
+from .store import Store
+from .sweep_record import METRIC_VERSION, owner
+from .sweep_task import Outcome, Settings, Task, failure, match_like
+
+__all__ = ["BATCH_BYTES", "Plan", "estimated_seconds", "plan_sweep"]
+
+BATCH_BYTES = 16 << 30
+BATCH_OTHERS = 32  # the base's share of reading is then 3 %, and what a kill can lose is small
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep would do.
+
+    Attributes:
+        settings: what the tasks have in common.
+        others: all that were found.
+        tasks: what is to be computed.
+        known: what became already of those that are in no task: reused, kept, or failed to open.
+    """
+
+    settings: Settings
+    others: tuple[Other, ...]
+    tasks: tuple[Task, ...]
+    known: tuple[Outcome, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes to be read."""
+        return sum(task.nbytes for task in self.tasks)
+
+    def count(self, status: str) -> int:
+        """How many of `known` have a status."""
+        return sum(outcome.status == status for outcome in self.known)
+
+
+def plan_sweep(
+    base: str | os.PathLike[str] | Checkpoint,
+    others: Sequence[str | os.PathLike[str] | Other],
+    *,
+    out: str | os.PathLike[str] | None,
+    manifest: str | os.PathLike[str] | None = None,
+    rules: str | Sequence[str] = "auto",
+    map: Sequence[str] = (),
+    rules_file: str | os.PathLike[str] | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    rows: str = "overlap",
+    threads: int | None = None,
+    io: str = "auto",
+    device: str = "auto",
+    workers: int = 1,
+    cluster: str | None = None,
+    force: bool = False,
+    strict: bool = False,
+    batch_bytes: int | None = None,
+) -> Plan:
+    """Find the others, see which are computed already, and share the rest out among tasks; reads headers only.
+
+    The arguments are those of `sweep`.
+
+    Raises:
+        WeighbridgeError: the base cannot be opened, no others are found, an option is wrong, there is no such cluster,
+            or `out` holds a sweep of another base or with other matching options and `force` is not given.
+    """
+    from .row_table import extra_types
+
+    if cluster is not None and workers > 1:
+        raise OptionError("--workers and --cluster exclude each other; leave one of them out.")
+    opened = open_checkpoint(base)
+    source = opened.path if isinstance(base, Checkpoint) else os.fspath(base)
+    found = _found(others, manifest)
+    options: dict[str, Any] = {
+        "rules": rules if isinstance(rules, str) else list(rules),
+        "map": [map] if isinstance(map, str) else list(map),
+        "rules_file": None if rules_file is None else os.path.abspath(rules_file),
+        "include": [include] if isinstance(include, str) else list(include),
+        "exclude": [exclude] if isinstance(exclude, str) else list(exclude),
+        "rows": rows,
+    }
+    match(opened, opened, **options)  # a rule that is malformed is found out before anything else
+    computation = _computation(options)
+    store = Store(out) if out is not None else None
+    there: Mapping[str, Any] = store.manifest if store is not None and store.exists() else {}
+    if store is not None and there and not force:
+        _require_same(store.path, there, opened, computation)
+    extras = [*(entry["extra"] for entry in there.get("others", ())), *(other.extra for other in found)]
+    settings = Settings(
+        source, opened.label, opened.identity, None if out is None else os.fspath(out), options, computation,
+        extra_types(extras), threads, io, device, strict,
+    )  # fmt: skip
+    sized: list[tuple[Other, Checkpoint]] = []
+    known: list[Outcome] = []
+    for other in found:
+        key = store.key(other.label) if store is not None and there and not force else None
+        if key is not None and not all(key.get(name) == value for name, value in owner(settings).items()):
+            key = None
+        try:
+            each = open_checkpoint(other.source)
+        except WeighbridgeError as error:
+            outcome = failure(other, error, settings)
+            # Rows of a checkpoint that is gone, or whose disk is, are not thrown away; those of a damaged one are.
+            if key is not None and key["source"] == other.source and not isinstance(error, FormatError):
+                outcome = Outcome(other, "kept", outcome.reason, identity=key["identity"])
+            known.append(outcome)
+            continue
+        if key is not None and key["identity"] == each.identity:
+            known.append(Outcome(other, "reused", identity=each.identity))
+        else:
+            sized.append((other, each))
+    slots = workers
+    if cluster is not None and sized:
+        from .cluster import slots_of
+
+        slots = slots_of(cluster, settings)
+    return Plan(settings, tuple(found), tuple(_tasks(sized, opened, slots, batch_bytes or BATCH_BYTES)), tuple(known))
+
+
+def _found(
+    others: Sequence[str | os.PathLike[str] | Other], manifest: str | os.PathLike[str] | None
+) -> Sequence[Other]:
+    named = [other for other in others if isinstance(other, Other)]
+    paths = [other for other in others if not isinstance(other, Other)]
+    return [*named, *(find_others(paths, manifest) if paths or manifest is not None or not named else [])]
+
+
+def _computation(options: Mapping[str, Any]) -> str:
+    """A digest of all but the checkpoints that the numbers follow from."""
+    text = ""
+    if options["rules_file"] is not None:
+        with suppress(OSError):  # `match` has read it a moment ago
+            text = Path(options["rules_file"]).read_text(encoding="utf-8", errors="replace")
+    return digest(str(METRIC_VERSION), json.dumps({**options, "rules_file": text}, sort_keys=True))
+
+
+def _require_same(path: Path, there: Mapping[str, Any], base: Checkpoint, computation: str) -> None:
+    if there.get("base") != base.label:
+        raise OptionError(
+            f'"{path}" holds a sweep of the base "{there.get("base")}" and this is one of "{base.label}"; choose '
+            "another --out, or --force to begin it anew."
+        )
+    if there.get("computation") != computation:
+        what = (
+            f"with other matching options ({json.dumps(there.get('options'))})"
+            if there.get("metric_version") == METRIC_VERSION
+            else f"by metric version {there.get('metric_version')} and this is {METRIC_VERSION}"
+        )
+        raise OptionError(f'"{path}" holds a sweep {what}; choose another --out, or --force to begin it anew.')
+
+
+def _tasks(sized: Sequence[tuple[Other, Checkpoint]], base: Checkpoint, slots: int, batch_bytes: int) -> list[Task]:
+    """The others in tasks of at most `batch_bytes`, as many as there are slots if that is enough.
+
+    Others that are the same files under several names stand next to each other, so that one pass reads them once.
+    """
+    alike: dict[tuple[Any, ...], list[tuple[Other, int]]] = {}
+    for other, checkpoint in sized:
+        alike.setdefault(files_id(checkpoint), []).append((other, checkpoint.nbytes))
+    own = files_id(base)
+    whole = sum(each[0][1] for files, each in alike.items() if files != own)
+    share = -(-whole // max(slots, 1))
+    tasks: list[Task] = []
+    batch: list[Other] = []
+    used, inside = 0, {own}
+
+    def close() -> None:
+        tasks.append(Task(len(tasks), tuple(batch), base.nbytes + used))
+        batch.clear()
+
+    for files, each in alike.items():
+        for other, nbytes in each:
+            more = 0 if files in inside else nbytes
+            full = used + more + base.nbytes > batch_bytes or (more and used >= share)
+            if batch and (full or len(batch) == BATCH_OTHERS):
+                close()
+                used, inside, more = 0, {own}, 0 if files == own else nbytes
+            batch.append(other)
+            inside.add(files)
+            used += more
+    if batch:
+        close()
+    return tasks
+
+
+def estimated_seconds(plan: Plan, nbytes: int = 256 << 20) -> float | None:
+    """The time that a plan would take at the speed at which this machine reads its first bytes; None without tasks."""
+    from .execute import execute
+    from .plan import Joined
+
+    if not plan.tasks:
+        return None
+    settings = plan.settings
+    joined: list[Joined] = []
+    total = 0
+    for other in plan.tasks[0].others:
+        try:
+            ledger = match_like(open_checkpoint(settings.base), open_checkpoint(other.source), settings.options)
+        except WeighbridgeError:
+            continue
+        for row in ledger.matched:
+            if row.base is not None and row.other is not None and total < nbytes:
+                joined.append(Joined(len(joined), (row.base, row.other), row.elements))
+                total += joined[-1].nbytes
+    if not joined:
+        return None
+    sums = execute(joined, 2, [(1, 0)], threads=settings.threads, io=settings.io, **settings.on_device)
+    return plan.nbytes * sums.seconds / max(sums.bytes_read, 1)
