@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -25,6 +26,7 @@ from .workers import Done, given_up, singly
 __all__ = ["run_ray", "slots_of"]
 
 _RETRIES = 2  # of a task whose process or node died
+_CONNECT_SECONDS = 10
 _NO_GPU = ("auto", "cpu")
 
 
@@ -113,8 +115,9 @@ def _connected(address: str) -> Iterator[Any]:
         yield ray
         return
     try:
+        _require_listener(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)  # its lines would break the bar
-    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+    except (OSError, ValueError, OverflowError, RuntimeError) as error:
         raise ClusterError(
             f'there is no Ray cluster at "{address}" ({_first_line(error)}); start one with `ray start`, or give the '
             "address of its head node as HOST:PORT."
@@ -123,6 +126,16 @@ def _connected(address: str) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _require_listener(address: str) -> None:
+    """Raise OSError or ValueError where nothing listens: Ray itself goes on trying for minutes."""
+    if address in ("auto", "local"):
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        raise ValueError("it is not HOST:PORT")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
 
 
 @contextmanager

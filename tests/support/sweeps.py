@@ -33,3 +33,24 @@ def swept(folder):
     lines.append({"source": str(folder / "bad.safetensors"), "label": "bad", "step": None})
     (folder / "others.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return weighbridge.sweep(folder / "base.safetensors", out=folder / "out", manifest=folder / "others.jsonl")
+
+
+def family(folder, count, *, seed=3, elements=3000):
+    """`folder`/base.safetensors and `o-1`, `o-2`, … of it plus noise; the paths of the base and of the others."""
+    rng = np.random.default_rng(seed)
+    base = {f"layer.{n}.dense.weight": rng.standard_normal((elements // 100, 100)).astype("f4") for n in range(4)}
+    base |= {f"layer.{n}.dense.bias": rng.standard_normal(7).astype("f4") for n in range(4)}
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(base, folder / "base.safetensors")
+    others = []
+    for number in range(1, count + 1):
+        noisy = {n: a + rng.standard_normal(a.shape).astype("f4") * np.float32(1e-3) for n, a in base.items()}
+        others.append(folder / f"o-{number}.safetensors")
+        save_file(noisy, others[-1])
+    return folder / "base.safetensors", others
+
+
+def contents(out):
+    """All that a sweep's folder says: name -> bytes of each row file, and the manifest."""
+    found = {path.name: path.read_bytes() for path in sorted((out / "rows").iterdir())}
+    return found | {"sweep.json": json.loads((out / "sweep.json").read_text())}

@@ -1,0 +1,151 @@
+"""Sweeps on a real Ray cluster of two nodes on this machine: the bits of a serial sweep, whatever dies."""
+
+import fcntl
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from typer.testing import CliRunner
+
+import weighbridge
+from weighbridge.cli import app
+from weighbridge.engine.errors import ClusterError, OptionError
+from weighbridge.engine.store import Store
+from weighbridge.engine.sweep_plan import plan_sweep
+
+from support.sweeps import contents, family
+
+pytestmark = pytest.mark.slow
+
+STORE_BYTES = 80 << 20  # Ray's object store, of which a few kB are used
+WAIT_SECONDS = 30
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    ray_cluster = pytest.importorskip("ray.cluster_utils")
+    head = {"num_cpus": 1, "object_store_memory": STORE_BYTES, "include_dashboard": False}
+    head["_system_config"] = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 300}
+    cluster = ray_cluster.Cluster(initialize_head=True, head_node_args=head)
+    cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES)
+    cluster.wait_for_nodes()
+    yield cluster
+    cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cluster")
+    base, others = family(folder, 6)
+    (folder / "o-7.safetensors").write_bytes(b"x" * 60)
+    weighbridge.sweep(base, [folder / "o-*"], out=folder / "serial")
+    return folder, base, [*others, folder / "o-7.safetensors"]
+
+
+def test_the_rows_of_a_serial_sweep(cluster, checkpoints, tmp_path):
+    folder, base, others = checkpoints
+    plan = plan_sweep(base, [folder / "o-*"], out=tmp_path / "out", cluster=cluster.address)
+    assert [len(task.others) for task in plan.tasks] == [3, 3]  # a task a node
+    results = weighbridge.sweep(base, [folder / "o-*"], out=tmp_path / "out", cluster=cluster.address)
+    assert contents(tmp_path / "out") == contents(folder / "serial")
+    assert len(results.labels) == 6 and [each["label"] for each in results.failures] == [str(others[-1])]
+
+
+def test_a_folder_that_the_nodes_do_not_see(cluster, checkpoints, tmp_path):
+    """The driver reaches DIR through a descriptor of its own, which no other process has."""
+    folder, base, _ = checkpoints
+    opened = os.open(tmp_path, os.O_RDONLY)
+    mine = fcntl.fcntl(opened, fcntl.F_DUPFD, 900)
+    try:
+        weighbridge.sweep(base, [folder / "o-*"], out=f"/proc/self/fd/{mine}/out", cluster=cluster.address)
+    finally:
+        os.close(mine)
+        os.close(opened)
+    assert contents(tmp_path / "out") == contents(folder / "serial")
+
+
+def test_relative_paths_and_progress_of_the_command(cluster, checkpoints, tmp_path):
+    folder, _, _ = checkpoints
+    code = "import sys; from weighbridge.cli import main; main()"
+    arguments = ["sweep", "base.safetensors", "o-*", "--out", str(tmp_path / "out"), "--cluster", cluster.address]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )
+    lines = done.stderr.splitlines()
+    assert done.returncode == 2 and done.stdout == ""
+    assert sorted(line.split()[1] for line in lines[:7]) == [f"o-{n}.safetensors:" for n in range(1, 8)]
+    assert lines[7].startswith("6 done, 1 failed; read ") and lines[8].startswith("weighbridge: o-7.safetensors failed")
+    assert len(lines) == 9  # and not a word of Ray's
+
+
+def test_a_node_killed_in_the_middle(cluster, checkpoints, tmp_path):
+    import ray
+
+    folder, base, _ = checkpoints
+    node = cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES, resources={"doomed": 1})
+    cluster.wait_for_nodes()
+    ray.init(address=cluster.address, log_to_driver=False)
+    raised = []
+
+    def sweep():
+        try:
+            weighbridge.sweep(base, [folder / "o-*"], out=tmp_path / "out", cluster=cluster.address)
+        except Exception as error:  # noqa: BLE001 -- told by the test itself
+            raised.append(error)
+
+    try:
+        sweeping = threading.Thread(target=sweep)
+        sweeping.start()
+        _wait_for(lambda: _busy(ray, "doomed"))
+        cluster.remove_node(node, allow_graceful=False)
+        assert sweeping.is_alive() and [each["status"] for each in Store(tmp_path / "out").others].count("pending") > 0
+        sweeping.join(60)
+        assert not sweeping.is_alive() and raised == []
+        assert contents(tmp_path / "out") == contents(folder / "serial")
+        assert ray.is_initialized()  # the connection was the caller's
+    finally:
+        ray.shutdown()
+
+
+def _busy(ray, resource):
+    """Whether the node that has a resource has no processor left: it runs a task."""
+    (node,) = (node for node in ray.nodes() if resource in node["Resources"])
+    free = ray._private.state.available_resources_per_node()[node["NodeID"]]
+    return free.get("CPU", 0) == 0
+
+
+def _wait_for(happened):
+    until = time.monotonic() + WAIT_SECONDS
+    while not happened():
+        assert time.monotonic() < until, "it did not happen in time"
+        time.sleep(0.005)
+
+
+def test_what_no_node_has(cluster, checkpoints, tmp_path):
+    _, base, others = checkpoints
+    with pytest.raises(ClusterError, match=r"no node of the Ray cluster at .* has 64 CPU, which a task needs"):
+        weighbridge.sweep(base, others, out=tmp_path / "out", cluster=cluster.address, threads=64)
+    with pytest.raises(ClusterError, match="has 1 CPU and 1 GPU, which a task needs"):
+        plan_sweep(base, others, out=tmp_path / "out", cluster=cluster.address, device="cuda")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense", "localhost:99999", "ray://127.0.0.1:1"])
+def test_no_cluster_is_one_sentence(checkpoints, tmp_path, address):
+    _, base, others = checkpoints
+    arguments = ["sweep", str(base), str(others[0]), "--out", str(tmp_path / "out"), "--cluster", address]
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == 2 and f'there is no Ray cluster at "{address}"' in result.stderr
+    assert len(result.stderr.splitlines()) == 1 and not (tmp_path / "out").exists()
+
+
+def test_without_ray_it_is_one_sentence(checkpoints, tmp_path, monkeypatch):
+    _, base, others = checkpoints
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(OptionError, match=r"install weighbridge\[cluster\]"):
+        weighbridge.sweep(base, others, out=tmp_path / "out", cluster="auto")
+    with pytest.raises(OptionError, match="exclude each other"):
+        weighbridge.sweep(base, others, out=tmp_path / "out", cluster="auto", workers=2)
