@@ -86,6 +86,12 @@ def _on_cpu(
     tile = cpu.Tile(batch.dtypes, batch.elements, pairs)
     sizes = batch.elements[:, None] * tile.itemsizes
     staging = Staging(files, batch.placed, sizes, tile.itemsizes)
+
+    def run(items: np.ndarray, addresses: np.ndarray) -> int:
+        done = tile.run(items, addresses)
+        files.check_mapped()  # 16 MB at a time: what follows a page that is missing is not worth computing
+        return done
+
     if staging.needed:
         # More threads than processors: some wait for the device while others compute.
         computing = threading.Semaphore(threads)
@@ -93,11 +99,11 @@ def _on_cpu(
         def read_and_run(task: np.ndarray) -> int:
             items, addresses = staging.read(task)
             with computing:
-                return tile.run(items, addresses)
+                return run(items, addresses)
 
         cpu.run_tasks(tile.tasks(threads), read_and_run, threads + 2, report.add)
     else:
-        cpu.run_tasks(tile.tasks(threads), lambda task: tile.run(task, staging.addresses), threads, report.add)
+        cpu.run_tasks(tile.tasks(threads), lambda task: run(task, staging.addresses), threads, report.add)
 
     def resolve(tensors: np.ndarray) -> np.ndarray:
         columns = batch.placed.columns

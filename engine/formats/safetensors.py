@@ -72,7 +72,9 @@ def read_safetensors(path: str) -> Shard:
     except OSError as error:
         raise read_error(path, error) from error
     except MemoryError as error:
-        raise ReadError(f'"{path}" has a header of {header_bytes:,} bytes, for which memory does not suffice.') from error
+        raise ReadError(
+            f'"{path}" has a header of {header_bytes:,} bytes, for which memory does not suffice.'
+        ) from error
 
     tensors = []
     start = offset = 8 + header_bytes
@@ -85,9 +87,9 @@ def read_safetensors(path: str) -> Shard:
         offset += nbytes
     if offset != stamp.size:
         raise FormatError(
-            f'"{path}" is cut short or has bytes left over: its {stamp.size - start:,} bytes of tensors are not the '
-            f"{offset - start:,} that its header describes; if it is still being written, try again when it is "
-            "complete, else download or save it again."
+            f'"{path}" is cut short or has bytes left over: its {stamp.size - start:,} bytes of tensors are not what '
+            f"its header describes ({offset - start:,}); if it is still being written, try again when it is complete, "
+            "else download or save it again."
         )
     return Shard(path, "safetensors", tuple(tensors), digest(head), metadata)
 
