@@ -1,11 +1,11 @@
 """Pages of mapped files that cannot be had: noticed and replaced, where the system would kill the process.
 
 Where a file is cut short while it is mapped, or its device fails, touching a page that is no longer there raises
-SIGBUS, and the process dies. Python cannot handle that signal: its handlers run between instructions of Python, never between
-two of the kernel that touched the page. So the handler here is machine code, made by LLVM. It looks the address up in a
-table of guarded ranges; the rest of a range that it finds is replaced by pages of zeros with one call of `mmap`, the
-place is noted, and the kernel goes on. What it computes from then on is worth nothing, which `failed` tells and
-`reading.Files` makes a ReadError of.
+SIGBUS, and the process dies. Python cannot handle that signal: its handlers run between instructions of Python, never
+between two of the kernel that touched the page. So the handler here is machine code, made by LLVM. It looks the address
+up in a table of guarded ranges; the rest of a range that it finds is replaced by pages of zeros with one call of
+`mmap`, the place is noted, and the kernel goes on. What it computes from then on is worth nothing, which `failed` tells
+and `reading.Files` makes a ReadError of.
 
 A fault outside the guarded ranges is none of ours: whatever handled SIGBUS before (faulthandler, or the system's own
 end of the process) is put back, and the instruction that faulted runs into it again. The handler calls `mmap`,

@@ -57,6 +57,12 @@ class _File:
             os.close(self.descriptor)
             self.descriptor = -1
 
+    def let_go(self) -> None:
+        """Unmap; nobody may use an address of before."""
+        self.array = None
+        self.maps.clear()
+        self.slots.clear()
+
     @property
     def mapped(self) -> np.ndarray | None:
         """The whole file as (size,) uint8, mapped on first use; None where the address space does not hold it."""
@@ -123,9 +129,11 @@ class Files:
     def __enter__(self) -> Files:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for file in self._files.values():
             file.close()
+            if kind is None or issubclass(kind, Exception):
+                file.let_go()  # after an interrupt a thread may still be at work: its maps go when it does
 
     def file(self, path: str, stamp: Stamp | None = None) -> _File:
         """A file of the run, opened on first use.

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, deserialize, safe_open
+from safetensors.numpy import save
 
 from weighbridge.engine.errors import WeighbridgeError
 from weighbridge.engine.formats import open_checkpoint
@@ -80,11 +81,16 @@ def seeds() -> list[tuple[dict[str, dict], dict[str, str] | None, bytes]]:
             name: {"dtype": dtype, "shape": shape, "data": rng.integers(0, 256, nbytes, np.uint8).tobytes()}
             for name, (dtype, shape, nbytes) in plan.items()
         }
-        whole = _laid_out(tensors, metadata)
-        header_bytes = int.from_bytes(whole[:8], "little")
-        entries = json.loads(whole[8 : 8 + header_bytes])
-        found.append((entries, entries.pop("__metadata__", None), whole[8 + header_bytes :]))
+        found.append(_parts(_laid_out(tensors, metadata)))
+    written = {f"model.layers.{n}.mlp.up_proj.weight": rng.standard_normal((3, n)).astype(np.float32) for n in range(4)}
+    found.append(_parts(save(written | {"lm_head.weight": np.arange(6, dtype=np.int64)}, {"format": "pt"})))
     return found
+
+
+def _parts(whole: bytes) -> tuple[dict[str, dict], dict[str, str] | None, bytes]:
+    header_bytes = int.from_bytes(whole[:8], "little")
+    entries = json.loads(whole[8 : 8 + header_bytes])
+    return entries, entries.pop("__metadata__", None), whole[8 + header_bytes :]
 
 
 def _laid_out(tensors: dict[str, dict], metadata: dict[str, str] | None) -> bytes:
