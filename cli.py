@@ -1,7 +1,7 @@
 """The command line: arguments -> one engine call -> printing.
 
-Only typer and the errors are imported here; each command imports what it needs, so that `--help` and `--version` cost
-no more than typer itself.
+Only typer, the errors and what signals do are imported here; each command imports what it needs, so that `--help` and
+`--version` cost no more than typer itself.
 """
 
 import sys
@@ -32,6 +32,7 @@ from .arguments import (
     ThreadsOption,
 )
 from .engine.errors import OptionError, WeighbridgeError
+from .engine.interrupts import farewell, leaving, say_farewell, sweep_words
 
 __all__ = ["app", "main"]
 
@@ -79,17 +80,22 @@ def _error(error: WeighbridgeError) -> None:
 
 
 def _command(body: Callable[..., int | None]) -> Callable[..., None]:
-    """A command of the app: its errors become one sentence and exit 2, Ctrl-C becomes exit 130."""
+    """A command of the app: its errors become one sentence and exit 2, Ctrl-C and SIGTERM become exit 130 and 143."""
 
     @wraps(body)
     def command(*args: Any, **kwargs: Any) -> None:
         try:
-            code = body(*args, **kwargs) or 0
+            with leaving(_complain):
+                code = body(*args, **kwargs) or 0
         except WeighbridgeError as error:
             _error(error)
             code = TROUBLE
-        except KeyboardInterrupt:
-            code = INTERRUPTED
+        except MemoryError:
+            _error(OptionError("memory does not suffice; give it more, or use fewer --threads and --io pread."))
+            code = TROUBLE
+        except KeyboardInterrupt as interrupt:
+            say_farewell(_complain)
+            code = getattr(interrupt, "status", INTERRUPTED)
         raise typer.Exit(code)
 
     app.command()(command)
@@ -154,7 +160,7 @@ def compare(
     code, findings = 0, []
     for source in others:
         try:
-            with reporting(source, not quiet) as progress:
+            with farewell(lambda: sink.state(len(others))), reporting(source, not quiet) as progress:
                 comparison = compare_checkpoints(
                     opened,
                     source,
@@ -349,7 +355,8 @@ def sweep(
         )
         outcomes = list(plan.known)
     else:
-        outcomes = run_sweep(plan, workers, cluster, SweepProgress(not quiet))
+        with farewell(lambda: sweep_words(out)):
+            outcomes = run_sweep(plan, workers, cluster, SweepProgress(not quiet))
     trouble = [outcome for outcome in outcomes if outcome.reason]
     for outcome in trouble:
         _complain(f"weighbridge: {outcome.other.label} {outcome.status}: {outcome.reason}")

@@ -7,9 +7,30 @@ Opening one reads headers only. The bytes are reached later, by `engine.execute`
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
+
+
+class Stamp(NamedTuple):
+    """What a file looked like when its header was read; if a later look differs, the header may be another's.
+
+    Attributes:
+        device, inode: which file it was, whatever its name.
+        size: in bytes.
+        mtime_ns: when it was last written to.
+    """
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Stamp:
+        """The stamp in what `os.stat` and `os.fstat` return."""
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +45,7 @@ class TensorRef:
         file: the path of the file that holds it.
         offset: the first byte within `file`, or None when it is only to be had through `memory`.
         memory: None, or an object with `data_ptr()` (a contiguous torch tensor) that keeps the bytes alive.
+        stamp: what `file` looked like when its header was read, or None where nobody looked.
     """
 
     name: str
@@ -33,6 +55,7 @@ class TensorRef:
     file: str
     offset: int | None
     memory: Any = field(default=None, compare=False, repr=False)
+    stamp: Stamp | None = field(default=None, compare=False, repr=False)
 
     @property
     def elements(self) -> int:

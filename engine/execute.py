@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..kernels import cpu
 from ..kernels.sums import PAIR_SUMS, SELF_SUMS
+from .errors import ReadError
 from .loading import Say, load_kernels
 from .plan import Batch, Joined, batches
 from .reading import Files, Staging
@@ -60,7 +62,7 @@ def execute(
     Returns:
         `Sums`; rows in the order of `joined`.
     Raises:
-        ReadError: a file cannot be read, is too short, or changed while it was read.
+        ReadError: a file cannot be read, is too short, or changed while it was read; or memory does not suffice.
         KernelError: the kernels cannot be compiled.
     """
     parts = [each for each in joined if isinstance(each, Batch)]
@@ -71,12 +73,25 @@ def execute(
     selfs = np.zeros((tensors, operands, len(SELF_SUMS)))
     between = np.zeros((tensors, len(pairs), len(PAIR_SUMS)))
     report = _Throttle(progress, sum(batch.nbytes for batch in parts))
-    with Files(io) as files:
+    with _as_read_error(), Files(io) as files:
         for batch in parts:
             sums = _on_cpu(batch, files, np.array(pairs, np.int64), threads, report)
             selfs[batch.rows], between[batch.rows] = sums
         files.check_unchanged()
     return Sums(selfs, between, report.done, time.perf_counter() - started)
+
+
+@contextmanager
+def _as_read_error() -> Iterator[None]:
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # Python has no class of its own for a thread that could not be started; anything else is a fault of ours.
+        if isinstance(error, RuntimeError) and "start new thread" not in str(error):
+            raise
+        raise ReadError(
+            "memory does not suffice to read the checkpoints; allow more (ulimit -v), or use fewer --threads."
+        ) from error
 
 
 def _on_cpu(
@@ -86,6 +101,12 @@ def _on_cpu(
     tile = cpu.Tile(batch.dtypes, batch.elements, pairs)
     sizes = batch.elements[:, None] * tile.itemsizes
     staging = Staging(files, batch.placed, sizes, tile.itemsizes)
+
+    def run(items: np.ndarray, addresses: np.ndarray) -> int:
+        done = tile.run(items, addresses)
+        files.check_mapped()  # 16 MB at a time: what follows a page that is missing is not worth computing
+        return done
+
     if staging.needed:
         # More threads than processors: some wait for the device while others compute.
         computing = threading.Semaphore(threads)
@@ -93,11 +114,11 @@ def _on_cpu(
         def read_and_run(task: np.ndarray) -> int:
             items, addresses = staging.read(task)
             with computing:
-                return tile.run(items, addresses)
+                return run(items, addresses)
 
         cpu.run_tasks(tile.tasks(threads), read_and_run, threads + 2, report.add)
     else:
-        cpu.run_tasks(tile.tasks(threads), lambda task: tile.run(task, staging.addresses), threads, report.add)
+        cpu.run_tasks(tile.tasks(threads), lambda task: run(task, staging.addresses), threads, report.add)
 
     def resolve(tensors: np.ndarray) -> np.ndarray:
         columns = batch.placed.columns

@@ -7,16 +7,19 @@ read at a time. There, several threads reading whole tasks keep the device busy 
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import threading
+import weakref
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from .checkpoint import TensorRef
+from . import faults
+from .checkpoint import Stamp, TensorRef
 from .errors import OptionError, ReadError
 from .plan import Placed
 
@@ -37,11 +40,16 @@ class _File:
 
     path: str
     descriptor: int
-    size: int
-    mtime_ns: int
-    inode: tuple[int, int]
+    stamp: Stamp
     staged: bool
     array: np.ndarray | None = field(default=None)
+    maps: list[np.ndarray] = field(default_factory=list)
+    slots: list[int] = field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        """In bytes, when it was opened."""
+        return self.stamp.size
 
     def close(self) -> None:
         """Give the descriptor back; a map stays."""
@@ -49,15 +57,57 @@ class _File:
             os.close(self.descriptor)
             self.descriptor = -1
 
+    def let_go(self) -> None:
+        """Unmap; nobody may use an address of before."""
+        self.array = None
+        self.maps.clear()
+        self.slots.clear()
+
     @property
-    def mapped(self) -> np.ndarray:
-        """The whole file as (size,) uint8, mapped on first use."""
+    def mapped(self) -> np.ndarray | None:
+        """The whole file as (size,) uint8, mapped on first use; None where the address space does not hold it."""
         if self.array is None:
-            data: Any = mmap.mmap(self.descriptor, self.size, access=mmap.ACCESS_READ) if self.size else b""
-            self.array = np.frombuffer(data, np.uint8)
-            if not self.staged:  # the map holds a descriptor of its own, and processes have but so many
-                self.close()
+            self.array = self._map(0, self.size)
+            if self.array is not None and not self.staged:
+                self.close()  # the map holds a descriptor of its own, and processes have but so many
         return self.array
+
+    def part(self, offset: int, nbytes: int) -> int | None:
+        """The address of some bytes in a map of their own, for a file that is not mapped as a whole."""
+        before = offset % mmap.ALLOCATIONGRANULARITY
+        window = self._map(offset - before, nbytes + before)
+        return None if window is None else int(window.ctypes.data) + before
+
+    def _map(self, offset: int, nbytes: int) -> np.ndarray | None:
+        if nbytes == 0:
+            return np.empty(0, np.uint8)
+        try:
+            data = mmap.mmap(self.descriptor, nbytes, access=mmap.ACCESS_READ, offset=offset)
+        except (OSError, OverflowError) as error:
+            if isinstance(error, OverflowError) or error.errno == errno.ENOMEM:
+                return None
+            raise ReadError(f"{self.path} cannot be mapped: {error.strerror or error}; try --io pread.") from error
+        array = np.frombuffer(data, np.uint8)
+        slot = faults.guard(int(array.ctypes.data), nbytes)
+        if slot is not None:
+            # Guarded for as long as anybody can reach the map, a thread of an interrupted run included.
+            weakref.finalize(array, faults.release, slot).atexit = False
+            self.slots.append(slot)
+        self.maps.append(array)
+        return array
+
+    def check_mapped(self) -> None:
+        """Raise ReadError if a page of a map could not be had."""
+        for slot in self.slots:
+            if (place := faults.failed(slot)) is not None:
+                with suppress(OSError):
+                    size = os.stat(self.path).st_size
+                    if size != self.size:
+                        raise ReadError(_changed(self, size))
+                raise ReadError(
+                    f"{self.path} cannot be read at byte {place:,} of a map of it: {os.strerror(errno.EIO)}; check the "
+                    "disk, and whether something writes to the file."
+                )
 
 
 class Files:
@@ -65,6 +115,7 @@ class Files:
 
     Args:
         io: "map", "pread", or "auto": read what lies on a network file system or outside the page cache, map the rest.
+            What is to be mapped and does not fit into the address space is read.
     Raises:
         OptionError: `io` is none of these.
     """
@@ -78,52 +129,84 @@ class Files:
     def __enter__(self) -> Files:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for file in self._files.values():
             file.close()
+            if kind is None or issubclass(kind, Exception):
+                file.let_go()  # after an interrupt a thread may still be at work: its maps go when it does
 
-    def file(self, path: str) -> _File:
+    def file(self, path: str, stamp: Stamp | None = None) -> _File:
         """A file of the run, opened on first use.
 
+        Args:
+            path: the file.
+            stamp: what it looked like when its header was read, where that is known.
         Raises:
-            ReadError: it cannot be opened.
+            ReadError: it cannot be opened, or is no longer what its header was read from.
         """
         if path not in self._files:
             self._files[path] = self._open(path)
-        return self._files[path]
+        file = self._files[path]
+        if stamp is not None and stamp != file.stamp:
+            raise ReadError(_changed(file, file.size, stamp.size))
+        return file
 
     def _open(self, path: str) -> _File:
         try:
-            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            # A pipe that has taken the file's place does not hold us up; to a regular file O_NONBLOCK means nothing.
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | getattr(os, "O_CLOEXEC", 0))
         except OSError as error:
             raise ReadError(f"{path} cannot be read: {error.strerror or error}.") from error
         status = os.fstat(descriptor)
         staged = self.io == "pread" or (self.io == "auto" and (_on_network(status.st_dev) or _is_cold(descriptor)))
-        return _File(path, descriptor, status.st_size, status.st_mtime_ns, (status.st_dev, status.st_ino), staged)
+        return _File(path, descriptor, Stamp.of(status), staged)
 
     def address(self, ref: TensorRef, nbytes: int) -> int:
-        """Where the first `nbytes` of a tensor lie in memory, mapping its file if that has to be."""
+        """Where the first `nbytes` of a tensor lie in memory, mapping its file if that has to be.
+
+        Raises:
+            ReadError: its file cannot be mapped, or ends before they do.
+        """
         if nbytes == 0:
             return 0
         if ref.offset is None:
+            if ref.stamp is not None:
+                self.file(ref.file, ref.stamp)  # torch may have mapped it: it is to be unchanged like any other
             return int(ref.memory.data_ptr())
-        file = self.file(ref.file)
+        file = self.file(ref.file, ref.stamp)
         _require(file, ref, nbytes)
-        return int(file.mapped.ctypes.data) + ref.offset
+        if (array := file.mapped if not file.staged else file.array) is not None:
+            return int(array.ctypes.data) + ref.offset
+        address = file.part(ref.offset, nbytes)
+        if address is None:
+            raise ReadError(
+                f'{file.path} has a tensor "{ref.name}" of {nbytes:,} bytes, for which there is no room in the address '
+                "space; raise the limit (ulimit -v)."
+            )
+        return address
+
+    def check_mapped(self) -> None:
+        """Raise ReadError if a page of a file that is mapped could not be had: cut short, or its device failed."""
+        for file in tuple(self._files.values()):
+            file.check_mapped()
 
     def check_unchanged(self) -> None:
         """Raise ReadError if a file was written to or replaced since it was opened: its sums cannot be trusted."""
+        self.check_mapped()
         for file in self._files.values():
             try:
                 status = os.stat(file.path)
             except OSError as error:
                 raise ReadError(f"{file.path} vanished while it was being read: {error.strerror}.") from error
-            replaced = (status.st_dev, status.st_ino) != file.inode
-            if replaced or (status.st_size, status.st_mtime_ns) != (file.size, file.mtime_ns):
-                raise ReadError(
-                    f"{file.path} changed while it was being read ({file.size:,} bytes before, {status.st_size:,} "
-                    f"after); compare it again when nothing writes to it."
-                )
+            if Stamp.of(status) != file.stamp:
+                raise ReadError(_changed(file, status.st_size))
+
+
+def _changed(file: _File, now: int, before: int | None = None) -> str:
+    return (
+        f"{file.path} changed while it was being read ({file.size if before is None else before:,} bytes before, "
+        f"{now:,} after); compare it again when nothing writes to it."
+    )
 
 
 def _require(file: _File, ref: TensorRef, nbytes: int) -> None:
@@ -150,6 +233,7 @@ class Staging:
 
     def __init__(self, files: Files, placed: Placed, sizes: np.ndarray, itemsizes: np.ndarray) -> None:
         self._itemsizes = itemsizes
+        self.files = files  # held: a thread that runs on after an interrupt must not lose the maps under it
         self._base = placed.offset.copy()  # within the file where staged; else it becomes an address
         self._file = np.full(sizes.shape, -1, np.int64)
         self._open: list[_File] = []
@@ -159,16 +243,18 @@ class Staging:
         used = np.bincount(placed.file[(placed.file >= 0) & (sizes > 0)], minlength=1)
         for number in np.flatnonzero(used):
             here = (placed.file == number) & (sizes > 0)
-            file = files.file(placed.paths[number])
+            k, n = np.argwhere(here)[0]
+            file = files.file(placed.paths[number], placed.columns[n][k].stamp)
             beyond = here & (placed.offset + sizes > file.size)
             if beyond.any():
                 k, n = np.argwhere(beyond)[0]
                 _require(file, placed.columns[n][k], int(sizes[k, n]))
-            if file.staged:
+            array = None if file.staged else file.mapped
+            if array is None:
                 self._file[here] = len(self._open)
                 self._open.append(file)
             else:
-                self._base[here] += int(file.mapped.ctypes.data)
+                self._base[here] += int(array.ctypes.data)
         self._local = threading.local()
         # What was cold and would fill more than half of the memory that is free is let go again after it was used.
         self._drop = bool(self._open) and int(sizes[self._file >= 0].sum()) > _available_bytes() // 2

@@ -10,7 +10,7 @@ import torch
 
 from weighbridge.engine.errors import FormatError
 from weighbridge.engine.formats import open_checkpoint
-from weighbridge.engine.formats.pytorch import LazyContiguous
+from weighbridge.engine.formats.contiguous import LazyStrided
 from weighbridge.engine.formats.zip_records import ZipRecords, locate_mapping
 from weighbridge.kernels.decoders import DECODERS
 
@@ -87,7 +87,7 @@ def test_runs_of_a_zip_are_given_as_file_and_offset(tmp_path, tensors):
 def test_views_are_copied_when_they_are_asked_for_and_once(tmp_path, tensors):
     torch.save(tensors, tmp_path / "a.bin")
     memory = open_checkpoint(tmp_path / "a.bin").tensors["transposed"].memory
-    assert isinstance(memory, LazyContiguous)
+    assert isinstance(memory, LazyStrided)
     assert memory._copy is None
     assert memory.data_ptr() == memory.data_ptr() != 0
 

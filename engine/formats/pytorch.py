@@ -3,20 +3,21 @@
 `torch.load(weights_only=True)` rebuilds tensors and plain containers and refuses everything else. A zip (all that
 torch.save has written since 1.6) is mapped; where a tensor's bytes lie in the file as one run they are given as file
 and offset, and the mapping is let go. What does not (a transposed or expanded view, a compressed or big-endian zip, a
-file from before 1.6) is given as memory, copied into one run when it is first asked for.
+file from before 1.6) is given as memory, laid out as one run when it is first asked for.
 """
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
-import threading
 import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoint import TensorRef
-from ..errors import FormatError, WeighbridgeError
+from ..checkpoint import Stamp, TensorRef
+from ..errors import FormatError, ReadError, WeighbridgeError
+from .contiguous import LazyContiguous, LazyStrided
 from .shard import Shard, digest, read_error, read_head
 from .sniff import is_zip
 from .state_dict import find_state_dict
@@ -25,7 +26,7 @@ from .zip_records import locate_mapping, read_records
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["LazyContiguous", "read_pytorch"]
+__all__ = ["read_pytorch"]
 
 # torch dtype -> safetensors name. By text, as older versions of torch lack some of them.
 _CODES = {
@@ -50,28 +51,13 @@ _CODES = {
     "complex64": "C64",
 }
 
+# A view may repeat its elements, as `expand` does; one that is this much larger than its file is an attack.
+_MAX_INFLATION, _SMALL_BYTES = 100, 1 << 30
+
 # The legacy format has no directory to take a digest of; its first pickles are the description.
 _LEGACY_DIGEST_BYTES = 1 << 16
 
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)|Unsupported class ([\w.]+)|type ([\w.]+) was not an allowed")
-
-
-class LazyContiguous:
-    """A tensor that does not lie in memory as one run; copied into one on the first `data_ptr()`, then kept."""
-
-    __slots__ = ("_copy", "_lock", "_view")
-
-    def __init__(self, view: torch.Tensor) -> None:
-        self._view = view.detach()
-        self._copy: torch.Tensor | None = None
-        self._lock = threading.Lock()
-
-    def data_ptr(self) -> int:
-        """The address of the first element of the contiguous copy."""
-        with self._lock:
-            if self._copy is None:
-                self._copy = self._view.resolve_neg().contiguous()
-            return int(self._copy.data_ptr())
 
 
 def read_pytorch(path: str) -> Shard:
@@ -82,12 +68,19 @@ def read_pytorch(path: str) -> Shard:
         ReadError: it cannot be read.
     """
     head, _ = read_head(path)
+    try:
+        stamp = Stamp.of(os.stat(path))  # before anything is read: what changes from now on is noticed
+    except OSError as error:
+        raise read_error(path, error) from error
     records = read_records(path) if is_zip(head) else None
     mapped = records is not None and records.mappable
     loaded = _load(path, mapped)
-    tensors, others = find_state_dict(loaded, path)
     base = locate_mapping(path, records, _storages(loaded)) if records is not None and mapped else None
-    refs = tuple(_ref(name, tensor, path, base) for name, tensor in tensors.items())
+    if mapped and base is None:
+        loaded = _load(path, False)  # no tensor is left in torch's own mapping, where a file cut short would kill us
+    tensors, others = find_state_dict(loaded, path)
+    _refuse_inflated(path, tensors, stamp.size)
+    refs = tuple(_ref(name, tensor, path, base, stamp) for name, tensor in tensors.items())
     header_digest = records.directory_digest if records is not None else _legacy_digest(path)
     return Shard(path, "pytorch", refs, header_digest, others, _tied(tensors))
 
@@ -111,6 +104,8 @@ def _load(path: str, mapped: bool) -> Any:
         raise read_error(path, error) from error
     except WeighbridgeError:
         raise
+    except MemoryError as error:
+        raise ReadError(f'"{path}" does not fit into memory; convert it to safetensors on a larger machine.') from error
     except Exception as error:  # a hostile pickle can make the unpickler fail in any way there is
         raise FormatError(_explain(path, error)) from error
 
@@ -162,10 +157,25 @@ def _storages(loaded: Any) -> set[tuple[int, int]]:
     return found
 
 
-def _ref(name: str, tensor: torch.Tensor, path: str, base: int | None) -> TensorRef:
+def _refuse_inflated(path: str, tensors: Mapping[str, torch.Tensor], file_bytes: int) -> None:
+    """Refuse views that make one element into terabytes by a stride of 0: they would be laid out in memory.
+
+    Raises:
+        FormatError: names the first.
+    """
+    for name, tensor in tensors.items():
+        nbytes = tensor.numel() * tensor.element_size() if _is_dense(tensor) else 0
+        if nbytes > max(_MAX_INFLATION * file_bytes, _SMALL_BYTES):
+            raise FormatError(
+                f'"{path}" is not to be trusted: its tensor "{name}" claims {nbytes:,} bytes out of a file of '
+                f"{file_bytes:,}; save it again with clone()."
+            )
+
+
+def _ref(name: str, tensor: torch.Tensor, path: str, base: int | None, stamp: Stamp) -> TensorRef:
     """Where one tensor lies: file and offset if the mapping's base is known, else memory; nothing if not dense."""
     if not _is_dense(tensor):
-        return TensorRef(name, _opaque_dtype(tensor), _shape(tensor), _opaque_bytes(tensor), path, None)
+        return TensorRef(name, _opaque_dtype(tensor), _shape(tensor), _opaque_bytes(tensor), path, None, None, stamp)
     shape = tuple(tensor.shape)
     dtype = str(tensor.dtype).removeprefix("torch.")
     if dtype == "float4_e2m1fn_x2":
@@ -174,12 +184,15 @@ def _ref(name: str, tensor: torch.Tensor, path: str, base: int | None) -> Tensor
     nbytes = tensor.numel() * tensor.element_size()
     code = _CODES.get(dtype, dtype)
     if nbytes == 0:
-        return TensorRef(name, code, shape, 0, path, 0)
-    if not tensor.is_contiguous() or tensor.is_neg():
-        return TensorRef(name, code, shape, nbytes, path, None, LazyContiguous(tensor))
+        return TensorRef(name, code, shape, 0, path, 0, None, stamp)
+    one_run = tensor.is_contiguous() and not tensor.is_neg()
     if base is None:
-        return TensorRef(name, code, shape, nbytes, path, None, tensor.detach())
-    return TensorRef(name, code, shape, nbytes, path, tensor.data_ptr() - base)
+        memory = tensor.detach() if one_run else LazyContiguous(tensor, path)
+        return TensorRef(name, code, shape, nbytes, path, None, memory, stamp)
+    offset = tensor.data_ptr() - base
+    if one_run:
+        return TensorRef(name, code, shape, nbytes, path, offset, None, stamp)
+    return TensorRef(name, code, shape, nbytes, path, None, LazyStrided(tensor, path, offset, stamp), stamp)
 
 
 def _is_dense(tensor: torch.Tensor) -> bool:

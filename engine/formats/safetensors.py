@@ -1,17 +1,20 @@
-"""safetensors: validated by the safetensors library, read by nobody else.
+"""safetensors: validated by the safetensors library, whose word is final.
 
-The library checks the header (JSON, sizes, offsets, no overlap, no hole, no byte left over) and gives the names in the
-order of their bytes, the dtypes and the shapes. As there are no holes, a tensor begins where the sizes before it end:
-offset = 8 + header length + sum of the sizes before. Only the header's pages are ever touched.
+The library checks the header (JSON, sizes, offsets, no overlap, no hole); what it has accepted is then read off. As
+there are no holes, a tensor begins where the sizes before it end: offset = 8 + header length + sum of the sizes before,
+and the last ends where the file does. Only the header is ever read.
 """
 
 from __future__ import annotations
 
+import json
 import math
+import os
+from typing import Any
 
-from ..checkpoint import TensorRef
-from ..errors import FormatError
-from .shard import Shard, digest, read_error, read_head
+from ..checkpoint import Stamp, TensorRef
+from ..errors import FormatError, ReadError
+from .shard import HEAD_BYTES, Shard, digest, read_error, read_head
 from .sniff import describe_head
 
 __all__ = ["BITS", "MAX_HEADER_BYTES", "looks_like_safetensors", "read_safetensors"]
@@ -29,6 +32,9 @@ BITS = {
     **dict.fromkeys(("F32", "I32", "U32"), 32),
     **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
 }
+
+# How the library says that the offsets do not end where the file does.
+_NOT_COVERED = "not fully covered"
 
 # How to say what the library found, without its Rust vocabulary. Matched against its message, first hit wins.
 _FAULTS = (
@@ -51,46 +57,74 @@ def read_safetensors(path: str) -> Shard:
 
     Raises:
         FormatError: the library refuses the file; says what is wrong with it and gives the two sizes that disagree.
-        ReadError: it cannot be read.
+        ReadError: it cannot be read, or its header does not fit into memory.
     """
-    from safetensors import SafetensorError, safe_open
-
-    head, file_bytes = read_head(path)
-    header_bytes = int.from_bytes(head[:8], "little")
+    read_head(path)  # a pipe, a folder and an empty file have their own sentences
     try:
-        # Not framework="pt": with NumPy the library never imports torch, and here it makes no array at all.
-        with safe_open(path, framework="np") as handle:
-            names = handle.offset_keys()
-            slices = [handle.get_slice(name) for name in names]
-            described = [(view.get_dtype(), tuple(view.get_shape())) for view in slices]
-            metadata = handle.metadata() or {}
         with open(path, "rb") as file:
-            header = file.read(8 + header_bytes)
-    except SafetensorError as error:
-        raise FormatError(_explain(path, str(error), head, header_bytes, file_bytes)) from error
+            stamp = Stamp.of(os.fstat(file.fileno()))
+            head = file.read(HEAD_BYTES)
+            header_bytes = int.from_bytes(head[:8], "little")
+            if header_bytes <= min(MAX_HEADER_BYTES, stamp.size - 8):
+                file.seek(0)
+                head = file.read(8 + header_bytes)
+        described, metadata = _validated(path, head, stamp.size)
     except OSError as error:
         raise read_error(path, error) from error
+    except MemoryError as error:
+        raise ReadError(
+            f'"{path}" has a header of {header_bytes:,} bytes, for which memory does not suffice.'
+        ) from error
 
     tensors = []
     start = offset = 8 + header_bytes
-    for name, (dtype, shape) in zip(names, described, strict=True):
+    for name, entry in described:
+        dtype, shape = entry["dtype"], tuple(entry["shape"])
         if dtype not in BITS:
             raise FormatError(f'tensor "{name}" in "{path}" has the dtype {dtype}, whose size is not known here.')
         nbytes = math.prod(shape) * BITS[dtype] // 8
-        tensors.append(TensorRef(name, dtype, shape, nbytes, path, offset))
+        tensors.append(TensorRef(name, dtype, shape, nbytes, path, offset, None, stamp))
         offset += nbytes
-    if offset != file_bytes:
-        # The library has checked this; it can only differ if the file changed in between.
+    if offset != stamp.size:
         raise FormatError(
-            f'"{path}" has {file_bytes - start:,} bytes of tensors where its header asks for {offset - start:,}; '
-            "if it is still being written, try again when it is complete."
+            f'"{path}" is cut short or has bytes left over: its {stamp.size - start:,} bytes of tensors are not what '
+            f"its header describes ({offset - start:,}); if it is still being written, try again when it is complete, "
+            "else download or save it again."
         )
-    return Shard(path, "safetensors", tuple(tensors), digest(header), metadata)
+    return Shard(path, "safetensors", tuple(tensors), digest(head), metadata)
 
 
-def _explain(path: str, message: str, head: bytes, header_bytes: int, file_bytes: int) -> str:
+def _validated(path: str, head: bytes, file_bytes: int) -> tuple[list[tuple[str, dict[str, Any]]], dict[str, str]]:
+    """The entries of a header in the order of their bytes, and the free-form metadata, if the library accepts them.
+
+    The library is given the length and the header without the bytes of the tensors. Of all its checks the last alone
+    then fails, that the offsets end where the file does, and that one is made by the caller. So nothing is mapped: a
+    file that is cut short meanwhile cannot hurt, one larger than the address space can be opened, and what is
+    validated, read and digested is one and the same copy.
+    """
+    from safetensors import SafetensorError, deserialize
+
+    try:
+        deserialize(head)
+    except SafetensorError as error:
+        if _NOT_COVERED not in str(error):
+            raise FormatError(_explain(path, str(error), head, file_bytes)) from error
+    # Names that stand there twice: the last holds, for the library as for Python.
+    entries = json.loads(head[8:], parse_int=_count)
+    metadata = entries.pop("__metadata__", None) or {}
+    # Empty tensors begin where another does; the sort is stable and leaves them in the header's order.
+    return sorted(entries.items(), key=lambda item: item[1]["data_offsets"]), metadata
+
+
+def _count(digits: str) -> int:
+    """An integer of the header. Those that matter fit 64 bits; Python refuses to convert thousands of digits."""
+    return int(digits) if len(digits) <= 20 else 0
+
+
+def _explain(path: str, message: str, head: bytes, file_bytes: int) -> str:
     """One sentence for a file that the safetensors library refused."""
     again = "download or save it again"
+    header_bytes = int.from_bytes(head[:8], "little")
     if file_bytes < 8:
         return f'"{path}" is cut short: it has {file_bytes} bytes, fewer than the 8 of a header length; {again}.'
     if not looks_like_safetensors(head) and (seen := describe_head(head)):
@@ -105,12 +139,7 @@ def _explain(path: str, message: str, head: bytes, header_bytes: int, file_bytes
             f'"{path}" is cut short: it announces a header of {header_bytes:,} bytes and has {file_bytes - 8:,} '
             f"after the length; {again}."
         )
-    if "not fully covered" in message:
-        return (
-            f'"{path}" is cut short or has bytes left over: its {file_bytes - 8 - header_bytes:,} bytes of tensors '
-            f"are not what its header describes; {again}."
-        )
-    detail = message.partition("header: ")[2] or message
+    detail = message.partition("deserializing: ")[2] or message
     for sign, words in _FAULTS:
         if sign in message:
             return f'"{path}" is damaged: {words.format(detail=detail)}; {again}.'

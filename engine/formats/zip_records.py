@@ -21,6 +21,10 @@ __all__ = ["ZipRecords", "locate_mapping", "read_records"]
 _LOCAL_HEADER_BYTES = 30
 _PAGE_BYTES = 4096
 
+# Compressed weights shrink to a half, sparse ones to a tenth; records of less than this may be of zeros alone.
+_MAX_INFLATION, _SMALL_BYTES = 100, 64 << 20
+_ORDER_BYTES = 16  # "little" or "big"
+
 
 @dataclass(frozen=True)
 class ZipRecords:
@@ -56,8 +60,12 @@ def read_records(path: str) -> ZipRecords:
                     f'"{path}" is a TorchScript program, which contains code, and code is never run; '
                     "save its state_dict() as safetensors in an environment you trust."
                 )
+            _refuse_bomb(path, members)
             storages = [member for member in members if member.filename.startswith(f"{root}data/")]
-            order = archive.read(f"{root}byteorder") if f"{root}byteorder" in archive.namelist() else b"little"
+            order = b"little"
+            if f"{root}byteorder" in archive.namelist():
+                with archive.open(f"{root}byteorder") as record:
+                    order = record.read(_ORDER_BYTES)
             stored = all(member.compress_type == zipfile.ZIP_STORED for member in storages)
             sizes = {_data_offset(file.fileno(), member): member.file_size for member in storages if member.file_size}
             file_bytes = os.fstat(file.fileno()).st_size
@@ -76,6 +84,21 @@ def read_records(path: str) -> ZipRecords:
         )
     listing = (f"{m.filename}:{m.header_offset}:{m.file_size}:{m.CRC}" for m in members)
     return ZipRecords(sizes, stored and order == b"little", digest(*listing))
+
+
+def _refuse_bomb(path: str, members: list[zipfile.ZipInfo]) -> None:
+    """Refuse an archive that unpacks to far more than weights ever do; torch itself does not compress at all.
+
+    Raises:
+        FormatError: gives the two sizes.
+    """
+    packed = sum(m.compress_size for m in members if m.compress_type != zipfile.ZIP_STORED)
+    unpacked = sum(m.file_size for m in members if m.compress_type != zipfile.ZIP_STORED)
+    if unpacked > max(_MAX_INFLATION * packed, _SMALL_BYTES):
+        raise FormatError(
+            f'"{path}" is not to be trusted: {packed:,} bytes of it unpack to {unpacked:,}, as those of a zip bomb do; '
+            "save it again without compression."
+        )
 
 
 def locate_mapping(path: str, records: ZipRecords, storages: Set[tuple[int, int]]) -> int | None:

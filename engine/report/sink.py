@@ -126,6 +126,13 @@ class ComparisonSink:
             self.output.write(self._text(comparison))
         self.count += 1
 
+    def state(self, wanted: int) -> str:
+        """What there is of the output before it is closed, for who must leave early."""
+        if self.output.path is not None:
+            return f"{self.output.path} was not written; run the same command again."
+        printed = 0 if self.fmt == "json" else self.count
+        return f"{printed} of {wanted} comparisons were printed; run the same command again for the rest."
+
     def close(self) -> None:
         """Ends the output; without any comparison there is none."""
         if self.objects:
