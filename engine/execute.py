@@ -107,18 +107,20 @@ def _on_cpu(
         files.check_mapped()  # 16 MB at a time: what follows a page that is missing is not worth computing
         return done
 
+    # More threads than processors where files are read: some wait for the device while others compute.
+    workers, computing = threads, threading.Semaphore(threads)
     if staging.needed:
-        # More threads than processors: some wait for the device while others compute.
-        computing = threading.Semaphore(threads)
+        workers += 2
 
-        def read_and_run(task: np.ndarray) -> int:
-            items, addresses = staging.read(task)
-            with computing:
-                return run(items, addresses)
+    def read_and_run(task: np.ndarray) -> int:
+        if not staging.needed:
+            return run(task, staging.addresses)
+        items, addresses = staging.read(task)
+        with computing:
+            return run(items, addresses)
 
-        cpu.run_tasks(tile.tasks(threads), read_and_run, threads + 2, report.add)
-    else:
-        cpu.run_tasks(tile.tasks(threads), lambda task: run(task, staging.addresses), threads, report.add)
+    for part in tile.parts(threads):
+        cpu.run_tasks(tile.tasks(threads, part), read_and_run, workers, report.add)
 
     def resolve(tensors: np.ndarray) -> np.ndarray:
         columns = batch.placed.columns

@@ -13,7 +13,7 @@ exact arithmetic by `reference`. So the accuracy is certified, not hoped for, an
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
 import numpy as np
@@ -27,6 +27,9 @@ __all__ = ["TASK_BYTES", "Tile", "available_threads", "run_tasks", "tile_sums"]
 
 TASK_BYTES = 16 << 20
 """About what one thread takes at a time: long against the cost of handing it over, short against a file."""
+
+SLOT_BYTES = 64 << 20
+"""About what the slots of a tile take at a time. One pair needs 168 bytes a chunk; all pairs of 500 operands, 7 MB."""
 
 _CERTIFIED = 5e-13
 _TINY, _HUGE = 1e-290, 1e290  # outside, squares of float64 may have under- or overflowed
@@ -81,7 +84,8 @@ def tile_sums(
     threads = threads or available_threads()
     addresses = np.ascontiguousarray(addresses, np.int64)
     work = Tile(codes, elements, pairs)
-    run_tasks(work.tasks(threads), lambda task: work.run(task, addresses), threads, progress)
+    for part in work.parts(threads):
+        run_tasks(work.tasks(threads, part), lambda task: work.run(task, addresses), threads, progress)
     return work.finish(lambda tensors: addresses[tensors], threads)
 
 
@@ -113,8 +117,9 @@ def run_tasks(
 class Tile:
     """K tensors with N operands each and P pairs: the work items, and the slots that fill as they are run.
 
-    Items may be run in any order, on any thread, from addresses that differ from call to call (so that what was read
-    into a buffer serves as well as a map); `finish` then adds the slots in their fixed order.
+    Items are run part by part, those of a part in any order, on any thread, from addresses that differ from call to call
+    (so that what was read into a buffer serves as well as a map). Slots are added in their fixed order; `finish` makes
+    certain of the sums.
 
     Args:
         codes, elements, pairs: as for `tile_sums`.
@@ -148,23 +153,50 @@ class Tile:
         self._order = np.lexsort((self.pairs[:, 1], self.pairs[:, 0], square[:, 1], square[:, 0]))
         self._ordered = np.ascontiguousarray(self.pairs[self._order])
         self.items = _items(self.elements)
-        self._self_slots = np.zeros((len(self.items), len(self.decoders), SELF_SLOTS))
-        self._pair_slots = np.zeros((len(self.items), len(self.pairs), PAIR_SLOTS))
+        tensors, operands = len(self.elements), len(self.decoders)
+        self._self_sums, self._self_bounds = (
+            np.zeros((tensors, operands, len(SELF_SUMS))),
+            np.zeros((tensors, operands)),
+        )
+        shape = tensors, len(self.pairs)
+        self._pair_sums, self._pair_bounds = np.zeros((*shape, len(PAIR_SUMS))), np.zeros(shape)
+        self._first = 0  # the chunk that the first slots are of
+        self._self_slots = np.zeros((0, operands, SELF_SLOTS))
+        self._pair_slots = np.zeros((0, len(self.pairs), PAIR_SLOTS))
 
-    def tasks(self, threads: int, task_bytes: int = TASK_BYTES) -> list[np.ndarray]:
-        """The items cut into runs of about `task_bytes`, at least one per thread, so that threads finish together."""
-        if not len(self.items):
+    def parts(self, threads: int, slot_bytes: int = SLOT_BYTES) -> Iterator[np.ndarray]:
+        """The items in parts whose slots take about `slot_bytes`, or as much as so many threads need.
+
+        The items of a part are to be run before the next part is asked for: the slots are then added up and used again.
+        The result does not depend on the cuts.
+        """
+        operands, pairs, count = len(self.decoders), len(self.pairs), len(self.items)
+        chunk_bytes = 8 * (SELF_SLOTS * operands + PAIR_SLOTS * pairs)
+        most = max(slot_bytes // chunk_bytes, 2 * threads)
+        totals = np.empty((operands + pairs, SELF_SLOTS + 2))
+        for first in range(0, count, most):
+            part = self.items[first : first + most]
+            self._first = first
+            self._self_slots = np.zeros((len(part), operands, SELF_SLOTS))
+            self._pair_slots = np.zeros((len(part), pairs, PAIR_SLOTS))
+            yield part
+            resumed = first > 0 and bool(self.items[first - 1, 0] == part[0, 0])
+            self._gather(part, resumed, totals)
+
+    def tasks(self, threads: int, items: np.ndarray, task_bytes: int = TASK_BYTES) -> list[np.ndarray]:
+        """Items cut into runs of about `task_bytes`, at least one per thread, so that threads finish together."""
+        if not len(items):
             return []
-        ends = np.cumsum(self.items[:, 2])
+        ends = np.cumsum(items[:, 2])
         count = max(threads, -(-int(ends[-1] * self.itemsizes.sum()) // task_bytes))
         cuts = np.searchsorted(ends, ends[-1] * np.arange(1, count) / count)
-        return [task for task in np.split(self.items, cuts) if len(task)]
+        return [task for task in np.split(items, cuts) if len(task)]
 
     def run(self, items: np.ndarray, addresses: np.ndarray) -> int:
         """Fill the slots of some items; the interpreter lock is not held meanwhile.
 
         Args:
-            items: rows of `self.items`.
+            items: rows of one part of `self.items`.
             addresses: (K, N) int64, where each operand's first element lies or would lie; only the elements of `items`
                 are touched.
         Returns:
@@ -189,8 +221,7 @@ class Tile:
             self._ordered.ctypes.data,
             self._layout,
             self.force,
-            self._self_slots.ctypes.data,
-            self._pair_slots.ctypes.data,
+            *self._slots_at(),
         )
         return int(items[:, 2].sum() * self.itemsizes.sum())
 
@@ -209,7 +240,8 @@ class Tile:
         if len(again):
             addresses = resolve(again)
             work = Tile(codes, self.elements[again], self.pairs, force=True)
-            run_tasks(work.tasks(threads), lambda task: work.run(task, addresses), threads)
+            for part in work.parts(threads):
+                run_tasks(work.tasks(threads, part), lambda task: work.run(task, addresses), threads)
             _, compensated, _, still = work._gathered()
             # Only what is in doubt is replaced: a pair's sums are the same bits whatever shares the tile with it.
             pair_sums[again] = np.where(pair_doubts[again, :, None], compensated, pair_sums[again])
@@ -228,29 +260,34 @@ class Tile:
             pair_sums[row, pairs] = exact[1]
         return self_sums, pair_sums
 
+    def _slots_at(self) -> tuple[int, int]:
+        """Where the slots of the first chunk of all would lie."""
+        return tuple(
+            slots.ctypes.data - self._first * slots.strides[0] for slots in (self._self_slots, self._pair_slots)
+        )  # type: ignore[return-value]
+
+    def _gather(self, part: np.ndarray, resumed: bool, totals: np.ndarray) -> None:
+        """Add the slots of a part to the sums of its tensors."""
+        native.function("gather")(
+            len(part),
+            part.ctypes.data,
+            resumed,
+            len(self.decoders),
+            len(self.pairs),
+            *self._slots_at(),
+            totals.ctypes.data,
+            self._self_sums.ctypes.data,
+            self._self_bounds.ctypes.data,
+            self._pair_sums.ctypes.data,
+            self._pair_bounds.ctypes.data,
+        )
+
     def _gathered(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """The sums, and which operands' (K, N) and which pairs' (K, P) are not certain."""
-        tensors, operands, pairs = len(self.elements), len(self.decoders), len(self.pairs)
-        self_sums, self_bounds = np.zeros((tensors, operands, len(SELF_SUMS))), np.zeros((tensors, operands))
-        pair_sums, pair_bounds = np.zeros((tensors, pairs, len(PAIR_SUMS))), np.zeros((tensors, pairs))
-        work = np.empty(SELF_SLOTS + 2)
-        native.function("gather")(
-            len(self.items),
-            self.items.ctypes.data,
-            operands,
-            pairs,
-            self._self_slots.ctypes.data,
-            self._pair_slots.ctypes.data,
-            work.ctypes.data,
-            self_sums.ctypes.data,
-            self_bounds.ctypes.data,
-            pair_sums.ctypes.data,
-            pair_bounds.ctypes.data,
-        )
-        self_sums[..., 0] = self.elements[:, None]
+        self._self_sums[..., 0] = self.elements[:, None]
         back = np.argsort(self._order)
-        pair_sums, pair_bounds = pair_sums[:, back], pair_bounds[:, back]
-        return self_sums, pair_sums, *self._doubtful(self_sums, pair_sums, self_bounds, pair_bounds)
+        pair_sums, pair_bounds = self._pair_sums[:, back], self._pair_bounds[:, back]
+        return self._self_sums, pair_sums, *self._doubtful(self._self_sums, pair_sums, self._self_bounds, pair_bounds)
 
     def _doubtful(
         self, self_sums: np.ndarray, pair_sums: np.ndarray, total_bounds: np.ndarray, dot_bounds: np.ndarray

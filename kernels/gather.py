@@ -18,6 +18,7 @@ assert SELF_SLOTS == PAIR_SLOTS  # `_add_slots` serves both
 def gather(
     item_count: int,
     items_at: int,
+    resumed: bool,
     operands: int,
     pair_count: int,
     self_slots_at: int,
@@ -31,33 +32,36 @@ def gather(
     """Add the slots of each tensor's chunks, in order, and write its sums and the bounds of Σx and of Σxy.
 
     There: (K, N, SELF_SUMS) and (K, P, PAIR_SUMS), the number of elements left to the caller, and (K, N) and (K, P).
-    Work is (SELF_SLOTS + 2) float64; a pair has as many slots as an operand.
+    Work is (N + P, SELF_SLOTS + 2) float64; a pair has as many slots as an operand. It keeps what the last tensor has
+    come to: where `resumed`, the first items are further chunks of the tensor with which the call before ended.
     """
     items = matrix(integers(), items_at, item_count, 4)
+    totals = matrix(doubles(), work_at, operands + pair_count, SELF_SLOTS + 2)
     begin = 0
     while begin < item_count:
         tensor = items[begin, 0]
         end = begin + 1
         while end < item_count and items[end, 0] == tensor:
             end += 1
+        further = resumed and begin == 0
         for n in range(operands):
-            whole = matrix(doubles(), work_at, 1, SELF_SLOTS + 2)[0]
+            whole = totals[n]
             for row in range(begin, end):
                 part = matrix(
                     doubles(), self_slots_at + 8 * SELF_SLOTS * (items[row, 3] * operands + n), 1, SELF_SLOTS
                 )[0]
-                _add_slots(whole, part, row == begin, 0, 4, 1)
+                _add_slots(whole, part, row == begin and not further, 0, 4, 1)
             out = matrix(doubles(), self_sums_at + 8 * 6 * (tensor * operands + n), 1, 6)[0]
             out[1], out[2], out[3] = joined(whole[0], whole[7]), joined(whole[1], whole[2]), joined(whole[4], whole[8])
             out[4], out[5] = whole[5], whole[6]
             matrix(doubles(), self_bounds_at, 1, operands * (tensor + 1))[0, tensor * operands + n] = whole[3]
         for p in range(pair_count):
-            whole = matrix(doubles(), work_at, 1, PAIR_SLOTS + 2)[0]
+            whole = totals[operands + p]
             for row in range(begin, end):
                 part = matrix(
                     doubles(), pair_slots_at + 8 * PAIR_SLOTS * (items[row, 3] * pair_count + p), 1, PAIR_SLOTS
                 )[0]
-                _add_slots(whole, part, row == begin, 0, 1, 2)
+                _add_slots(whole, part, row == begin and not further, 0, 1, 2)
             out = matrix(doubles(), pair_sums_at + 8 * 5 * (tensor * pair_count + p), 1, 5)[0]
             out[0], out[1], out[2] = joined(whole[0], whole[7]), joined(whole[1], whole[8]), joined(whole[2], whole[3])
             out[3], out[4] = whole[5], whole[6]

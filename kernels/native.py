@@ -29,7 +29,7 @@ import llvmlite.binding as llvm
 __all__ = ["cache_folder", "function", "is_cached"]
 
 _NOT_COMPILED = ("__init__.py", "cpu.py", "reference.py")
-_ARGUMENTS = {"run_f32": 15, "run_f64": 15, "gather": 11}
+_ARGUMENTS = {"run_f32": 15, "run_f64": 15, "gather": 12}
 _SYMBOL = "weighbridge_{}"
 
 _lock = threading.Lock()

@@ -78,7 +78,7 @@ class Tile:
 
     def tasks(self, task_bytes: int = TASK_BYTES) -> list[np.ndarray]:
         """The items cut into runs of about `task_bytes`."""
-        return self._host.tasks(1, task_bytes)
+        return self._host.tasks(1, self._host.items, task_bytes)
 
     def run(self, items: np.ndarray, addresses: np.ndarray, arena: torch.Tensor | None = None) -> int:
         """Fill the slots of some items, on torch's current stream.
@@ -112,8 +112,10 @@ class Tile:
             (K, N, 6) and (K, P, 5) float64.
         """
         # The host's tile keeps its pairs in an order of its own.
-        self._host._self_slots[:] = self._self_slots.cpu().numpy()
-        self._host._pair_slots[:] = self._pair_slots.cpu().numpy()[:, self._host._order]
+        selfs, pairs = self._self_slots.cpu().numpy(), self._pair_slots.cpu().numpy()[:, self._host._order]
+        for part in self._host.parts(threads):
+            self._host._self_slots[:] = selfs[part[:, 3]]
+            self._host._pair_slots[:] = pairs[part[:, 3]]
         return self._host.finish(resolve, threads)
 
     def _run_piece(self, items: np.ndarray, starts: np.ndarray, width: int, arena: torch.Tensor | None) -> None:

@@ -324,5 +324,5 @@ def _signature(working: Any, integers: int) -> Any:
 FUNCTIONS: dict[str, tuple[Any, Any]] = {
     "run_f32": (_run, _signature(types.float32, 14)),
     "run_f64": (_run, _signature(types.float64, 14)),
-    "gather": (gather, _signature(None, 11)),
+    "gather": (gather, _signature(None, 12)),
 }

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from weighbridge.kernels import cpu
-from weighbridge.kernels.layout import BLOCK
+from weighbridge.kernels.layout import BLOCK, PAIR_SLOTS, SELF_SLOTS
 from weighbridge.kernels.sums import CHUNK
 
 from support.kernel_cases import BACKENDS, TWO, Memory, nearby, random_tensor, raw, run, same_bits
@@ -76,11 +76,26 @@ def finished(tile, addresses):
 def test_task_bytes(tensors, task_bytes):
     code, stack = tensors
     tile, addresses, _memory = tile_of(code, stack)
-    tasks = tile.tasks(3, task_bytes)
-    np.testing.assert_array_equal(np.concatenate(tasks), tile.items)
-    assert all(len(task) for task in tasks)
-    for task in tasks:
-        tile.run(task, addresses)
+    for part in tile.parts(3):
+        tasks = tile.tasks(3, part, task_bytes)
+        np.testing.assert_array_equal(np.concatenate(tasks), part)
+        assert all(len(task) for task in tasks)
+        for task in tasks:
+            tile.run(task, addresses)
+    assert same_bits(run(cpu.tile_sums, stack, [code, code]), finished(tile, addresses))
+
+
+@pytest.mark.parametrize("chunks", [2, 3, 5])
+def test_slots_used_again(tensors, chunks):
+    """A tensor of three chunks or more is added up over several parts."""
+    code, stack = tensors
+    tile, addresses, _memory = tile_of(code, stack)
+    parts = 0
+    for part in tile.parts(1, slot_bytes=chunks * 8 * (2 * SELF_SLOTS + PAIR_SLOTS)):
+        assert len(part) <= chunks
+        tile.run(part, addresses)
+        parts += 1
+    assert parts == -(-len(tile.items) // chunks)
     assert same_bits(run(cpu.tile_sums, stack, [code, code]), finished(tile, addresses))
 
 
@@ -88,8 +103,10 @@ def test_task_bytes(tensors, task_bytes):
 def test_items_in_any_order(tensors, seed):
     code, stack = tensors
     tile, addresses, _memory = tile_of(code, stack)
-    items = np.random.default_rng(seed).permutation(tile.items)
-    done = sum(tile.run(part, addresses) for part in np.array_split(items, 4))
+    done = 0
+    for part in tile.parts(1):
+        items = np.random.default_rng(seed).permutation(part)
+        done += sum(tile.run(some, addresses) for some in np.array_split(items, 4))
     assert done == sum(operand.size for tensor in stack for operand in tensor)
     assert same_bits(run(cpu.tile_sums, stack, [code, code]), finished(tile, addresses))
 
@@ -104,15 +121,17 @@ def test_items_cover_every_element_once():
 
 
 def test_no_items_without_elements():
-    assert cpu.Tile(["F32"], np.zeros(3, np.int64), np.zeros((0, 2))).tasks(4) == []
-    assert cpu.Tile(["F32"], np.zeros(0, np.int64), np.zeros((0, 2))).tasks(4) == []
+    for tensors in (0, 3):
+        tile = cpu.Tile(["F32"], np.zeros(tensors, np.int64), np.zeros((0, 2)))
+        assert list(tile.parts(4)) == [] and tile.tasks(4, tile.items) == []
 
 
 @pytest.mark.parametrize("threads", [1, 2, 16])
 def test_every_thread_gets_a_task(threads):
     tile = cpu.Tile(["F32"], np.full(40, CHUNK), np.zeros((0, 2)))
-    assert len(tile.tasks(threads)) >= threads
-    lengths = [task[:, 2].sum() for task in tile.tasks(threads)]
+    tasks = tile.tasks(threads, tile.items)
+    assert len(tasks) >= threads
+    lengths = [task[:, 2].sum() for task in tasks]
     assert max(lengths) <= 2 * min(lengths)
 
 
@@ -120,7 +139,8 @@ def test_one_item_more_or_less_changes_nothing_else():
     """A slot that was never filled shows: the sums of its tensor alone are other ones."""
     stack = stack_of("F32")
     tile, addresses, _memory = tile_of("F32", stack)
-    tile.run(tile.items[1:], addresses)
+    for part in tile.parts(1):
+        tile.run(part[1:], addresses)
     partial, whole = finished(tile, addresses), run(cpu.tile_sums, stack, ["F32", "F32"])
     assert same_bits([part[1:] for part in partial], [part[1:] for part in whole])
     assert not same_bits([part[:1] for part in partial], [part[:1] for part in whole])
