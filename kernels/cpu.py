@@ -117,9 +117,9 @@ def run_tasks(
 class Tile:
     """K tensors with N operands each and P pairs: the work items, and the slots that fill as they are run.
 
-    Items are run part by part, those of a part in any order, on any thread, from addresses that differ from call to call
-    (so that what was read into a buffer serves as well as a map). Slots are added in their fixed order; `finish` makes
-    certain of the sums.
+    Items are run part by part, those of a part in any order, on any thread, from addresses that differ from call to
+    call (so that what was read into a buffer serves as well as a map). Slots are added in their fixed order; `finish`
+    makes certain of the sums.
 
     Args:
         codes, elements, pairs: as for `tile_sums`.
