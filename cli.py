@@ -16,6 +16,8 @@ from . import __version__
 from .arguments import (
     By,
     CompareFormat,
+    DeviceMemoryOption,
+    DeviceOption,
     ExcludeOption,
     Format,
     IncludeOption,
@@ -108,6 +110,8 @@ def compare(
     rows: RowsOption = Rows.overlap,
     threads: ThreadsOption = None,
     io: IoOption = Io.auto,
+    device: DeviceOption = "auto",
+    device_memory: DeviceMemoryOption = None,
     by: Annotated[
         By | None, typer.Option(help="What a line stands for; by default a kind, in csv and tsv a tensor.")
     ] = None,
@@ -166,6 +170,8 @@ def compare(
                     rows=rows.value,
                     threads=threads,
                     io=io.value,
+                    device=device,
+                    device_memory=device_memory,
                     progress=progress,
                     say=progress.say if progress else None,
                 )
@@ -249,6 +255,8 @@ def inspect(
     ] = False,
     threads: ThreadsOption = None,
     io: IoOption = Io.auto,
+    device: DeviceOption = "auto",
+    device_memory: DeviceMemoryOption = None,
     format: Annotated[Format, typer.Option(help="How to print it.")] = Format.table,
     output: OutputOption = None,
     quiet: QuietOption = False,
@@ -267,6 +275,8 @@ def inspect(
             stats=stats,
             threads=threads,
             io=io.value,
+            device=device,
+            device_memory=device_memory,
             progress=progress,
             say=progress.say if progress else None,
         )
@@ -306,6 +316,8 @@ def sweep(
     rows: RowsOption = Rows.overlap,
     threads: ThreadsOption = None,
     io: IoOption = Io.auto,
+    device: DeviceOption = "auto",
+    device_memory: DeviceMemoryOption = None,
     workers: Annotated[int, typer.Option(min=1, metavar="N", help="Processes on this machine.")] = 1,
     force: Annotated[bool, typer.Option("--force", help="Compute again what is there.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first checkpoint that fails.")] = False,
@@ -329,6 +341,8 @@ def sweep(
         rows=rows.value,
         threads=threads,
         io=io.value,
+        device=device,
+        device_memory=device_memory,
         workers=workers,
         force=force,
         strict=strict,

@@ -6,6 +6,7 @@ as it stands on stderr and exits with status 2; Python callers catch `Weighbridg
 
 __all__ = [
     "CheckpointNotFoundError",
+    "DeviceError",
     "DtypeError",
     "FormatError",
     "HubError",
@@ -45,6 +46,10 @@ class DtypeError(WeighbridgeError):
 
 class KernelError(WeighbridgeError):
     """Kernels that cannot be compiled on this machine."""
+
+
+class DeviceError(WeighbridgeError):
+    """A device that is not there, cannot compute what is asked, or has too little memory."""
 
 
 class RulesError(WeighbridgeError):

@@ -47,6 +47,7 @@ class Settings:
         threads, io, device: as for `compare`.
         force: whether rows that are there are computed again.
         strict: whether the first failure is raised.
+        device_memory: as for `compare`.
     """
 
     base: str
@@ -61,6 +62,12 @@ class Settings:
     device: str = "auto"
     force: bool = False
     strict: bool = False
+    device_memory: int | None = None
+
+    @property
+    def on_device(self) -> dict[str, Any]:
+        """The device and its memory, as arguments of `execute`."""
+        return {"device": self.device, "device_memory": self.device_memory}
 
 
 @dataclass(frozen=True)
@@ -190,7 +197,6 @@ def _computed(
     from .blocked import compare_batch
     from .row_table import comparison_table, parquet_bytes
 
-    device = {} if settings.device == "auto" else {"device": settings.device}
     try:
         blocked = compare_batch(
             [ledger for _, ledger in ledgers],
@@ -198,7 +204,7 @@ def _computed(
             io=settings.io,
             progress=progress,
             say=say,
-            **device,
+            **settings.on_device,
         )
     except ReadError as error:
         if len(ledgers) > 1:
@@ -276,6 +282,7 @@ def plan_sweep(
     threads: int | None = None,
     io: str = "auto",
     device: str = "auto",
+    device_memory: str | int | None = None,
     workers: int = 1,
     force: bool = False,
     strict: bool = False,
@@ -289,6 +296,7 @@ def plan_sweep(
         WeighbridgeError: the base cannot be opened, no others are found, an option is wrong, or `out` holds a sweep of
             another base or with other matching options and `force` is not given.
     """
+    from .devices import as_bytes, check_device
     from .row_table import extra_types
 
     opened = open_checkpoint(base)
@@ -314,7 +322,7 @@ def plan_sweep(
     everything = [*(entry["extra"] for entry in entries.values()), *(other.extra for other in found)]
     settings = Settings(
         source, opened.label, opened.identity, None if out is None else os.fspath(out), options, computation,
-        extra_types(everything), threads, io, device, force, strict,
+        extra_types(everything), threads, io, check_device(device), force, strict, as_bytes(device_memory),
     )  # fmt: skip
     sized, reused, failed = [], [], []
     for other in found:
@@ -385,8 +393,11 @@ def estimated_seconds(plan: Plan, nbytes: int = 256 << 20) -> float | None:
             if row.base is not None and row.other is not None and total < nbytes:
                 joined.append(Joined(len(joined), (row.base, row.other), row.elements))
                 total += joined[-1].nbytes
-    sums = execute(joined, 2, [(1, 0)], threads=plan.settings.threads, io=plan.settings.io) if joined else None
-    return None if sums is None else plan.nbytes * sums.seconds / max(sums.bytes_read, 1)
+    if not joined:
+        return None
+    settings = plan.settings
+    sums = execute(joined, 2, [(1, 0)], threads=settings.threads, io=settings.io, **settings.on_device)
+    return plan.nbytes * sums.seconds / max(sums.bytes_read, 1)
 
 
 # The act
@@ -411,7 +422,7 @@ def sweep(
         out: the folder of results.
         manifest: a file that names more others (`others.find_others`).
         rules, map, rules_file, include, exclude, rows, threads, io: as for `compare`.
-        device: as for `compare`.
+        device, device_memory: as for `compare`.
         workers: processes on this machine.
         cluster: "auto" or the address of a Ray cluster that computes instead.
         force: compute again what is there.
