@@ -29,7 +29,17 @@ if TYPE_CHECKING:
     from .loading import Say
     from .plan import Batch
 
-__all__ = ["FUSED", "PORTABLE", "Device", "as_bytes", "check_device", "choose", "nvidia_gpu_exists", "worth_a_gpu"]
+__all__ = [
+    "FUSED",
+    "PORTABLE",
+    "Device",
+    "as_bytes",
+    "check_device",
+    "choose",
+    "first_sentence",
+    "nvidia_gpu_exists",
+    "worth_a_gpu",
+]
 
 FUSED, PORTABLE = "gpu", "portable"
 
@@ -182,7 +192,7 @@ def _torch() -> Any:
         import torch
     except ImportError as error:
         raise DeviceError(
-            f"devices other than the processor need torch, which cannot be imported ({_first_line(error)}); install "
+            f"devices other than the processor need torch, which cannot be imported ({first_sentence(error)}); install "
             "it, or use --device cpu."
         ) from error
     return torch
@@ -201,7 +211,7 @@ def _cuda(name: str) -> list[str]:
         count = torch.cuda.device_count()
     except (RuntimeError, AssertionError) as error:  # no driver, or one that is too old: torch says which
         raise DeviceError(
-            f"--device {name} cannot be used: {_first_line(error)}; install a driver that suits CUDA "
+            f"--device {name} cannot be used: {first_sentence(error)}; install a driver that suits CUDA "
             f"{torch.version.cuda}, or use --device cpu."
         ) from error
     return _numbered(name, count)
@@ -243,12 +253,13 @@ def _portable(name: str) -> list[Device]:
             torch.ones(1, dtype=torch.float64, device=each).sum().item()
         except (TypeError, RuntimeError) as error:  # MPS raises the one, XPU the other
             raise DeviceError(
-                f"{each} does not compute in float64, which sums right to 1e-12 need ({_first_line(error)}); use "
+                f"{each} does not compute in float64, which sums right to 1e-12 need ({first_sentence(error)}); use "
                 "--device cpu."
             ) from error
     return [Device(each, PORTABLE) for each in names]
 
 
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0].rstrip(".: ") if text else type(error).__name__
+def first_sentence(error: BaseException) -> str:
+    """What an error of torch says first, as a clause: it goes on with advice for programmers."""
+    lines = str(error).strip().splitlines()
+    return lines[0].split(". ")[0].rstrip(".: ") if lines else type(error).__name__

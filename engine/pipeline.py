@@ -25,7 +25,7 @@ import numpy as np
 
 from ..kernels.layout import SELF_SLOTS
 from ..kernels.portable import WORKSPACE_BYTES
-from .devices import PORTABLE, Device
+from .devices import PORTABLE, Device, first_sentence
 from .errors import DeviceError
 from .packing import Packed, Packing, packed_bytes
 from .plan import Batch
@@ -206,7 +206,9 @@ class Lane:
                 if not _is_out_of_memory(error):
                     if self.device.kind == "cpu":
                         raise
-                    raise DeviceError(f"{self.device.name} failed: {_sentence(error)}; use --device cpu.") from error
+                    raise DeviceError(
+                        f"{self.device.name} failed: {first_sentence(error)}; use --device cpu."
+                    ) from error
                 trouble = error.with_traceback(None)  # the frames hold the tensors that are to go
             else:
                 tell((part, sums))
@@ -222,7 +224,7 @@ class Lane:
             tensor = batch.members[0]
             raise DeviceError(
                 f'{self.device.name} has too little memory for tensor "{tensor.operands[-1].name}" of '
-                f"{tensor.nbytes:,} bytes even with buffers of {self._buffer_bytes:,} ({_sentence(error)}); free some, "
+                f"{tensor.nbytes:,} bytes even with buffers of {self._buffer_bytes:,} ({first_sentence(error)}); free some, "
                 "raise --device-memory, or use --device cpu."
             ) from error
         if can_halve:
@@ -326,8 +328,3 @@ def _is_out_of_memory(error: BaseException) -> bool:
     import torch
 
     return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error)
-
-
-def _sentence(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return text[0].split(". ")[0].rstrip(".: ") if text else type(error).__name__

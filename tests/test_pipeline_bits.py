@@ -1,6 +1,7 @@
-"""The pipeline changes no bit: whatever the ring, the cut into batches and tasks, the devices, and how files are read."""
+"""The pipeline changes no bit: whatever the ring, the cut into batches and tasks, the devices, the reading."""
 
 import itertools
+import threading
 
 import numpy as np
 import pytest
@@ -8,33 +9,18 @@ import torch
 
 from weighbridge.engine.checkpoint import TensorRef
 from weighbridge.engine.execute import execute
-from weighbridge.engine.plan import Joined
+from weighbridge.engine.plan import Batch, Joined
 from weighbridge.engine.transport import Plain
 
-from support.kernel_cases import nearby, random_tensor, same_bits
-from support.lanes import computed, stand_in
-from support.raw_files import write
+from support.kernel_cases import same_bits
+from support.lanes import CODES, ArenaTile, computed, related_files, stand_in
 
-CODES = ["F32", "BF16", "F32", "I8", "F64", "F32", "BF16", "F8_E4M3", "F32", "F32"]
-SIZES = [1000, 70_001, 7, 131_075, 500, 0, 1, 65_536, 200_000, 31]
 PAIR = [(1, 0)]
-
-
-def joined_files(folder, operands, codes=CODES, sizes=SIZES):
-    """Tensors of `operands` checkpoints; each file has other gaps, so alignments differ."""
-    rng = np.random.default_rng(60)
-    base = [(code, random_tensor(code, size, rng)) for code, size in zip(codes, sizes, strict=True)]
-    columns = []
-    for n in range(operands):
-        tensors = base if n == 0 else [(code, nearby(raw, code, rng)) for code, raw in base]
-        gaps = [(7 * k * n + n) % 23 for k in range(len(codes))]
-        columns.append(write(folder / f"checkpoint-{n}", tensors, gaps=gaps, head=8 + 3 * n))
-    return [Joined(k, row, size) for k, (row, size) in enumerate(zip(zip(*columns, strict=True), sizes, strict=True))]
 
 
 @pytest.fixture(scope="module")
 def tensors(tmp_path_factory):
-    return joined_files(tmp_path_factory.mktemp("pair"), 2)
+    return related_files(tmp_path_factory.mktemp("pair"), 2)
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +48,6 @@ def test_same_bits_for_any_ring_and_devices(tensors, usual, io, lanes, buffer_by
 
 @pytest.mark.parametrize("batch_bytes", [1, 400_000])
 def test_same_bits_for_any_batch(tensors, usual, monkeypatch, batch_bytes):
-    from weighbridge.engine.plan import Batch
-
     whole = Batch.cut
     parts = []
 
@@ -78,10 +62,6 @@ def test_same_bits_for_any_batch(tensors, usual, monkeypatch, batch_bytes):
 
 
 def test_every_device_takes_part(tensors, usual, monkeypatch):
-    import threading
-
-    from support.lanes import ArenaTile
-
     together = threading.Barrier(3, timeout=30)
     waited = threading.local()
 
@@ -103,7 +83,7 @@ def test_file_larger_than_the_ring(tmp_path, monkeypatch):
     made = []
     slot = Plain.slot
     monkeypatch.setattr(Plain, "slot", lambda self, nbytes: (made.append(nbytes), slot(self, nbytes))[1])
-    joined = joined_files(tmp_path, 2, ["I8"], [60 * 65_536])
+    joined = related_files(tmp_path, 2, ["I8"], [60 * 65_536])
     wanted = execute(joined, 2, PAIR, device="cpu")
     found, _ = computed(joined, 2, PAIR, io="pread", buffer_bytes=131_072, buffers=3)
     assert made == [131_072] * 3
@@ -114,21 +94,21 @@ def test_file_larger_than_the_ring(tmp_path, monkeypatch):
     "pairs", [[(n, 0) for n in range(1, 5)], list(itertools.combinations(range(5), 2)), []], ids=str
 )
 def test_many_operands(tmp_path, pairs):
-    joined = joined_files(tmp_path, 5, ["F32", "BF16"], [70_000, 3000])
+    joined = related_files(tmp_path, 5, ["F32", "BF16"], [70_000, 3000])
     wanted = execute(joined, 5, pairs, device="cpu")
     assert same_bits((wanted.selfs, wanted.pairs), computed(joined, 5, pairs, buffer_bytes=1)[0])
 
 
 def test_base_of_a_sweep_is_sent_once(tmp_path):
     """One base and 16 others are 17 operands on the bus, not 32."""
-    joined = joined_files(tmp_path, 17, ["F32"], [160_000])
+    joined = related_files(tmp_path, 17, ["F32"], [160_000])
     _, line = computed(joined, 17, [(n, 0) for n in range(1, 17)], buffer_bytes=8 << 20)
     assert line.bytes_copied == 17 * 4 * 160_000
 
 
 def test_what_is_the_same_bytes_is_sent_once(tmp_path):
     """An other that shares the base's file, and one that names it again: two operands more, and no byte more."""
-    (tensor,) = joined_files(tmp_path, 3, ["F32"], [160_000])
+    (tensor,) = related_files(tmp_path, 3, ["F32"], [160_000])
     base, first, second = tensor.operands
     joined = [Joined(0, (base, first, base, second, first), 160_000)]
     pairs = list(itertools.combinations(range(5), 2))

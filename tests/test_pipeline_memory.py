@@ -88,8 +88,8 @@ def test_never_enough_is_a_sentence(tensors, monkeypatch):
     with pytest.raises(DeviceError) as caught:
         computed(tensors, 2, PAIR)
     assert str(caught.value) == (
-        'cpu has too little memory for tensor "t0" of 560,000 bytes even with buffers of 1,048,576 (CUDA out of memory); '
-        "free some, raise --device-memory, or use --device cpu."
+        'cpu has too little memory for tensor "t0" of 560,000 bytes even with buffers of 1,048,576 (CUDA out of '
+        "memory); free some, raise --device-memory, or use --device cpu."
     )
 
 

@@ -7,10 +7,16 @@ import torch
 
 from weighbridge.engine.devices import PORTABLE, Device
 from weighbridge.engine.pipeline import Limits, Pipeline
-from weighbridge.engine.plan import batches
+from weighbridge.engine.plan import Joined, batches
 from weighbridge.engine.reading import Files
 from weighbridge.kernels import cpu
 from weighbridge.kernels.sums import PAIR_SUMS, SELF_SUMS
+
+from .kernel_cases import nearby, random_tensor
+from .raw_files import write
+
+CODES = ["F32", "BF16", "F32", "I8", "F64", "F32", "BF16", "F8_E4M3", "F32", "F32"]
+SIZES = [1000, 70_001, 7, 131_075, 500, 0, 1, 65_536, 200_000, 31]
 
 CPU = Device("cpu", PORTABLE)
 
@@ -82,3 +88,15 @@ def computed(joined, operands, pairs, *, lanes=1, io="map", threads=2, report=No
         for part, sums in line.run(list(batches(joined))):
             selfs[part.rows], between[part.rows] = sums
     return (selfs, between), line
+
+
+def related_files(folder, operands, codes=CODES, sizes=SIZES):
+    """Tensors of `operands` checkpoints; each file has other gaps, so alignments differ."""
+    rng = np.random.default_rng(60)
+    base = [(code, random_tensor(code, size, rng)) for code, size in zip(codes, sizes, strict=True)]
+    columns = []
+    for n in range(operands):
+        tensors = base if n == 0 else [(code, nearby(raw, code, rng)) for code, raw in base]
+        gaps = [(7 * k * n + n) % 23 for k in range(len(codes))]
+        columns.append(write(folder / f"checkpoint-{n}", tensors, gaps=gaps, head=8 + 3 * n))
+    return [Joined(k, row, size) for k, (row, size) in enumerate(zip(zip(*columns, strict=True), sizes, strict=True))]
