@@ -224,8 +224,8 @@ class Lane:
             tensor = batch.members[0]
             raise DeviceError(
                 f'{self.device.name} has too little memory for tensor "{tensor.operands[-1].name}" of '
-                f"{tensor.nbytes:,} bytes even with buffers of {self._buffer_bytes:,} ({first_sentence(error)}); free some, "
-                "raise --device-memory, or use --device cpu."
+                f"{tensor.nbytes:,} bytes even with buffers of {self._buffer_bytes:,} ({first_sentence(error)}); "
+                "free some, raise --device-memory, or use --device cpu."
             ) from error
         if can_halve:
             self._buffer_bytes = max(self._buffer_bytes // 2, self._of.limits.least_bytes)

@@ -75,7 +75,7 @@ def test_cpu_asks_nobody(monkeypatch):
 
 
 OLD = RuntimeError(
-    "The NVIDIA driver on your system is too old (found version 11040). Please update your GPU driver by downloading ..."
+    "The NVIDIA driver on your system is too old (found version 11040). Please update your GPU driver by ..."
 )
 MPS = TypeError(
     "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64. Please use ..."
@@ -88,14 +88,14 @@ MPS = TypeError(
         (
             "cuda",
             FakeTorch(cuda=None),
-            "--device cuda needs torch with CUDA, and torch 2.11.0 was built without; install a build with CUDA, or use "
-            "--device cpu.",
+            "--device cuda needs torch with CUDA, and torch 2.11.0 was built without; install a build with CUDA, or "
+            "use --device cpu.",
         ),
         (
             "cuda:0",
             FakeTorch(init=OLD),
-            "--device cuda:0 cannot be used: The NVIDIA driver on your system is too old (found version 11040); install "
-            "a driver that suits CUDA 13.0, or use --device cpu.",
+            "--device cuda:0 cannot be used: The NVIDIA driver on your system is too old (found version 11040); "
+            "install a driver that suits CUDA 13.0, or use --device cpu.",
         ),
         ("cuda", FakeTorch(0), "there is no device cuda: none is to be seen by torch; use another, or --device cpu."),
         (
@@ -119,8 +119,8 @@ MPS = TypeError(
         (
             "xpu",
             FakeTorch(xpu=1, float64=RuntimeError("Required aspect fp64 is not supported on the device")),
-            "xpu:0 does not compute in float64, which sums right to 1e-12 need (Required aspect fp64 is not supported on "
-            "the device); use --device cpu.",
+            "xpu:0 does not compute in float64, which sums right to 1e-12 need (Required aspect fp64 is not supported "
+            "on the device); use --device cpu.",
         ),
         (
             "portable:cuda:2",
@@ -147,7 +147,7 @@ def test_torch_that_cannot_be_imported(monkeypatch):
         return real(name, *args, **options)
 
     monkeypatch.setattr(builtins, "__import__", without_torch)
-    with pytest.raises(DeviceError, match="need torch, which cannot be imported .*; install it, or use --device cpu"):
+    with pytest.raises(DeviceError, match=r"need torch, which cannot be imported .*; install it, or use --device cpu"):
         choose("cuda", [], 1, None, None)
 
 

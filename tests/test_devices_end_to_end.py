@@ -151,7 +151,9 @@ def test_commands(files, device, command):
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_sweep_on_a_device(files, tmp_path, device):
-    code, _, stderr = run("sweep", *files, "--out", tmp_path / "device", "--device", device, "--device-memory", "300MB")
+    code, _, stderr = run(
+        "sweep", *files, "--out", tmp_path / "device", "--device", device, "--device-memory", "300MB", "-q"
+    )
     assert (code, stderr) == (0, "")
     assert run("sweep", *files, "--out", tmp_path / "cpu", "--device", "cpu")[0] == 0
     assert_same_numbers(
