@@ -19,6 +19,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -171,10 +172,12 @@ class Lane:
 
     def close(self) -> None:
         """Give the ring back."""
-        self._transport.drain()
+        with suppress(RuntimeError):  # a device that has failed says so whatever it is asked
+            self._transport.drain()
         self._ring.clear()
         self._empty = queue.SimpleQueue()
-        self._transport.release()
+        with suppress(RuntimeError):
+            self._transport.release()
 
     def run(self, batch: Batch, tell: Callable[[int | tuple[Batch, Sums]], object]) -> None:
         """The sums of a batch, whole or in parts, as memory has it.
@@ -264,9 +267,7 @@ class Lane:
                     future.cancel()
                 self.wake()
                 pool.shutdown(wait=True)
-                self._empty = queue.SimpleQueue()  # which buffers are where is not known any more
-                self._transport.drain()
-                self._ring.clear()
+                self.close()  # which buffers are where is not known any more
                 raise
 
         def resolve(tensors: np.ndarray) -> np.ndarray:

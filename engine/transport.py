@@ -94,8 +94,8 @@ class Cuda(Plain):
         """Buffers of so many bytes."""
         import torch
 
-        host = torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
-        with self.computing():
+        with self.computing():  # memory is pinned by way of the current device, too
+            host = torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
             slot = Slot(host, host.numpy(), torch.empty(nbytes, dtype=torch.uint8, device=self.device))
         # torch may hand out memory that kernels launched before still use: the first copy waits for them as well.
         self.used(slot)

@@ -94,7 +94,20 @@ def test_never_enough_is_a_sentence(tensors, monkeypatch):
 
 
 def test_a_device_that_fails_is_a_sentence(tensors, monkeypatch):
-    monkeypatch.setattr(pipeline, "transport", lambda name: Plain("cpu"))
+
+    class Broken(Plain):
+        """After an error CUDA answers all with that error."""
+
+        def drain(self):
+            if self.device != "cpu":
+                raise RuntimeError("CUDA error: an illegal memory access")
+
+        release = drain
+
+        def slot(self, nbytes):
+            return Plain("cpu").slot(nbytes)
+
+    monkeypatch.setattr(pipeline, "transport", Broken)
     monkeypatch.setattr(pipeline, "free_bytes", lambda name: 1 << 30)
 
     fails = Fails("run", {1}, RuntimeError("CUDA error: an illegal memory access\nCUDA kernel errors ..."))

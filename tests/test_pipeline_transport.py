@@ -69,7 +69,7 @@ def test_order(notes):
     line = transport("cuda:1")
     assert isinstance(line, Cuda)
     slot = line.slot(64)
-    assert notes == ["pinned memory on default", "cuda:1 memory on kernels", "mark kernels 1"]
+    assert notes == ["pinned memory on kernels", "cuda:1 memory on kernels", "mark kernels 1"]
     for turn in range(2):
         notes.clear()
         line.wait_until_sent(slot)

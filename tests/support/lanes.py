@@ -25,6 +25,7 @@ class ArenaTile(cpu.Tile):
     """The CPU's tile with the interface of a device's; what it has used of the arena it spoils."""
 
     def __init__(self, codes, elements, pairs, device, *, float64=None, force=False):
+        assert isinstance(device, str)
         super().__init__(codes, elements, pairs, force=force)
 
     def run(self, items, addresses, arena):
