@@ -9,6 +9,8 @@ import typer
 __all__ = [
     "By",
     "CompareFormat",
+    "DeviceMemoryOption",
+    "DeviceOption",
     "ExcludeOption",
     "Format",
     "IncludeOption",
@@ -89,6 +91,19 @@ ThreadsOption = Annotated[
 ]
 IoOption = Annotated[
     Io, typer.Option(help="How bytes are read: memory maps, pread into buffers, or whichever suits the file system.")
+]
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        metavar="DEVICE",
+        help="Where sums are computed: auto, cpu, cuda (all GPUs), cuda:N, xpu, or portable (plain torch operations).",
+    ),
+]
+DeviceMemoryOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE", help="The most memory used on each device, as in 8GB; what is free, less a margin, by default."
+    ),
 ]
 OutputOption = Annotated[
     Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write there, whole or not at all.")

@@ -16,6 +16,8 @@ from . import __version__
 from .arguments import (
     By,
     CompareFormat,
+    DeviceMemoryOption,
+    DeviceOption,
     ExcludeOption,
     Format,
     IncludeOption,
@@ -114,6 +116,8 @@ def compare(
     rows: RowsOption = Rows.overlap,
     threads: ThreadsOption = None,
     io: IoOption = Io.auto,
+    device: DeviceOption = "auto",
+    device_memory: DeviceMemoryOption = None,
     by: Annotated[
         By | None, typer.Option(help="What a line stands for; by default a kind, in csv and tsv a tensor.")
     ] = None,
@@ -172,6 +176,8 @@ def compare(
                     rows=rows.value,
                     threads=threads,
                     io=io.value,
+                    device=device,
+                    device_memory=device_memory,
                     progress=progress,
                     say=progress.say if progress else None,
                 )
@@ -255,6 +261,8 @@ def inspect(
     ] = False,
     threads: ThreadsOption = None,
     io: IoOption = Io.auto,
+    device: DeviceOption = "auto",
+    device_memory: DeviceMemoryOption = None,
     format: Annotated[Format, typer.Option(help="How to print it.")] = Format.table,
     output: OutputOption = None,
     quiet: QuietOption = False,
@@ -273,6 +281,8 @@ def inspect(
             stats=stats,
             threads=threads,
             io=io.value,
+            device=device,
+            device_memory=device_memory,
             progress=progress,
             say=progress.say if progress else None,
         )
@@ -312,6 +322,8 @@ def sweep(
     rows: RowsOption = Rows.overlap,
     threads: ThreadsOption = None,
     io: IoOption = Io.auto,
+    device: DeviceOption = "auto",
+    device_memory: DeviceMemoryOption = None,
     workers: Annotated[int, typer.Option(min=1, metavar="N", help="Processes on this machine.")] = 1,
     cluster: Annotated[
         str | None,
@@ -340,6 +352,8 @@ def sweep(
         rows=rows.value,
         threads=threads,
         io=io.value,
+        device=device,
+        device_memory=device_memory,
         workers=workers,
         cluster=cluster,
         force=force,

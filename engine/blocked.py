@@ -61,7 +61,7 @@ def compare_batch(
     Args:
         ledgers: of one and the same base; each with matched rows.
         threads, io, progress, say: as for `compare`; `progress` counts from 0 for every pass.
-        device: handed on to `execute`.
+        device: `device` and `device_memory`, handed on to `execute`.
     Returns:
         `Blocked`; each comparison has the bits of `compare` of that pair.
     Raises:

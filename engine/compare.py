@@ -74,6 +74,8 @@ def compare(
     rows: str = "overlap",
     threads: int | None = None,
     io: str = "auto",
+    device: str = "auto",
+    device_memory: str | int | None = None,
     progress: Progress | None = None,
     say: Say | None = None,
 ) -> Comparison:
@@ -87,6 +89,10 @@ def compare(
         threads: worker threads, default all processors this process may use. The result does not depend on it.
         io: "map" files, "pread" them into buffers, or "auto": read what lies on a network file system or outside the
             page cache, map the rest.
+        device: where the sums are computed: "auto", "cpu", "cuda" (all GPUs), "cuda:N", "xpu", or "portable" for plain
+            torch operations; see `engine.devices`.
+        device_memory: the most memory used on each device, in bytes or as "8GB"; default what is free, less a margin.
+            The result does not depend on it.
         progress: called with (bytes done, bytes in all) a few times a second at most.
         say: told in a sentence what takes long before any byte is read: the kernels are compiled once on a machine.
     Returns:
@@ -106,7 +112,17 @@ def compare(
         for index, row in enumerate(ledger.matched)
         if row.base is not None and row.other is not None
     ]
-    sums = execute(joined, 2, [(1, 0)], threads=threads, io=io, progress=progress, say=say)
+    sums = execute(
+        joined,
+        2,
+        [(1, 0)],
+        threads=threads,
+        io=io,
+        device=device,
+        device_memory=device_memory,
+        progress=progress,
+        say=say,
+    )
     return Comparison(
         ledger=ledger,
         base_self=sums.selfs[:, 0],
@@ -123,6 +139,8 @@ def inspect(
     stats: bool = False,
     threads: int | None = None,
     io: str = "auto",
+    device: str = "auto",
+    device_memory: str | int | None = None,
     progress: Progress | None = None,
     say: Say | None = None,
 ) -> Inspection:
@@ -131,7 +149,7 @@ def inspect(
     Args:
         checkpoint: a path, a hub id or an opened `Checkpoint`.
         stats: read every tensor once for its mean, magnitudes, norm and non-finite count.
-        threads, io, progress, say: as for `compare`.
+        threads, io, device, device_memory, progress, say: as for `compare`.
     Raises:
         WeighbridgeError: the checkpoint cannot be opened or read.
     """
@@ -147,7 +165,17 @@ def inspect(
 
     refs = list(opened.tensors.values())
     joined = [Joined(index, (ref,), ref.elements) for index, ref in enumerate(refs) if ref.dtype in DECODERS]
-    sums = execute(joined, 1, [], threads=threads, io=io, progress=progress, say=say)
+    sums = execute(
+        joined,
+        1,
+        [],
+        threads=threads,
+        io=io,
+        device=device,
+        device_memory=device_memory,
+        progress=progress,
+        say=say,
+    )
     # A dtype that cannot be decoded has no sums: its row is NaN, and says so when it is printed.
     self_sums = np.full((len(refs), sums.selfs.shape[-1]), np.nan)
     self_sums[[tensor.index for tensor in joined]] = sums.selfs[:, 0]

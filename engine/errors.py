@@ -7,6 +7,7 @@ as it stands on stderr and exits with status 2; Python callers catch `Weighbridg
 __all__ = [
     "CheckpointNotFoundError",
     "ClusterError",
+    "DeviceError",
     "DtypeError",
     "FormatError",
     "HubError",
@@ -46,6 +47,10 @@ class DtypeError(WeighbridgeError):
 
 class KernelError(WeighbridgeError):
     """Kernels that cannot be compiled on this machine."""
+
+
+class DeviceError(WeighbridgeError):
+    """A device that is not there, cannot compute what is asked, or has too little memory."""
 
 
 class RulesError(WeighbridgeError):

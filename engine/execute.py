@@ -1,4 +1,7 @@
-"""A plan on a device -> sums. The only module that touches both bytes and kernels."""
+"""A plan on a device -> sums. With `pipeline` the only module that touches both bytes and kernels.
+
+The processor works straight on memory maps, here; `pipeline` serves all other devices.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ import numpy as np
 
 from ..kernels import cpu
 from ..kernels.sums import PAIR_SUMS, SELF_SUMS
+from .devices import as_bytes, choose
 from .errors import ReadError
 from .loading import Say, load_kernels
 from .plan import Batch, Joined, batches
@@ -31,12 +35,14 @@ class Sums:
         pairs: (K, P, 5) float64 in the order of `kernels.sums.PAIR_SUMS`.
         bytes_read: bytes of all operands, counted as they were handed to the kernel.
         seconds: wall time from the first mapping to the last sum.
+        bytes_copied: what was sent to devices with a memory of their own, padding included.
     """
 
     selfs: np.ndarray
     pairs: np.ndarray
     bytes_read: int
     seconds: float
+    bytes_copied: int = 0
 
 
 def execute(
@@ -46,6 +52,8 @@ def execute(
     *,
     threads: int | None = None,
     io: str = "auto",
+    device: str = "auto",
+    device_memory: str | int | None = None,
     progress: Progress | None = None,
     say: Say | None = None,
 ) -> Sums:
@@ -57,28 +65,46 @@ def execute(
         pairs: P pairs (i, j) of operands, x = operand i, y = operand j.
         threads: worker threads; default all processors of this process. The result does not depend on it.
         io: how files are read, see `reading.Files`. The result does not depend on it.
+        device: where sums are computed, see `devices`. Each device has its own last digits, right to 1e-12 on all.
+        device_memory: the most memory used on each device, in bytes or as "8GB"; default what is free, less a margin.
+            The result does not depend on it.
         progress: called with (bytes done, bytes in all) a few times a second at most, from this thread.
-        say: told in a sentence when the kernels must be compiled first; that is not timed.
+        say: told in a sentence when the kernels must be compiled first (that is not timed), or when another device is
+            taken than was asked for.
     Returns:
         `Sums`; rows in the order of `joined`.
     Raises:
         ReadError: a file cannot be read, is too short, or changed while it was read; or memory does not suffice.
         KernelError: the kernels cannot be compiled.
+        DeviceError: the device is not there, cannot be used, or has too little memory.
+        OptionError: there is no such device or way of reading.
     """
     parts = [each for each in joined if isinstance(each, Batch)]
     parts += batches([each for each in joined if isinstance(each, Joined)])
+    memory = as_bytes(device_memory)
+    chosen = choose(device, parts, len(pairs), threads, say)
     load_kernels({batch.dtypes for batch in parts}, say)
     started = time.perf_counter()
     tensors = sum(len(batch.rows) for batch in parts)
     selfs = np.zeros((tensors, operands, len(SELF_SUMS)))
     between = np.zeros((tensors, len(pairs), len(PAIR_SUMS)))
     report = _Throttle(progress, sum(batch.nbytes for batch in parts))
+    listed = np.array(pairs, np.int64).reshape(-1, 2)
+    threads = threads or cpu.available_threads()
+    copied = 0
     with _as_read_error(), Files(io) as files:
-        for batch in parts:
-            sums = _on_cpu(batch, files, np.array(pairs, np.int64), threads, report)
-            selfs[batch.rows], between[batch.rows] = sums
+        if chosen:
+            from .pipeline import Limits, Pipeline
+
+            line = Pipeline(chosen, listed, threads, Limits(memory), files, report.add)
+            for part, sums in line.run(parts):
+                selfs[part.rows], between[part.rows] = sums
+            copied = line.bytes_copied
+        else:
+            for part in parts:
+                selfs[part.rows], between[part.rows] = _on_cpu(part, files, listed, threads, report)
         files.check_unchanged()
-    return Sums(selfs, between, report.done, time.perf_counter() - started)
+    return Sums(selfs, between, report.done, time.perf_counter() - started, copied)
 
 
 @contextmanager
@@ -95,9 +121,8 @@ def _as_read_error() -> Iterator[None]:
 
 
 def _on_cpu(
-    batch: Batch, files: Files, pairs: np.ndarray, threads: int | None, report: _Throttle
+    batch: Batch, files: Files, pairs: np.ndarray, threads: int, report: _Throttle
 ) -> tuple[np.ndarray, np.ndarray]:
-    threads = threads or cpu.available_threads()
     tile = cpu.Tile(batch.dtypes, batch.elements, pairs)
     sizes = batch.elements[:, None] * tile.itemsizes
     staging = Staging(files, batch.placed, sizes, tile.itemsizes)

@@ -14,6 +14,7 @@ from functools import cached_property
 import numpy as np
 
 from ..kernels.decoders import DECODERS
+from ..kernels.sums import CHUNK
 from .checkpoint import TensorRef
 
 __all__ = ["Batch", "Joined", "Placed", "Stack", "batches", "stacks"]
@@ -108,6 +109,25 @@ class Batch:
     def nbytes(self) -> int:
         """The bytes that take part."""
         return int(self.elements.sum()) * sum(DECODERS[dtype].itemsize for dtype in self.dtypes)
+
+    def take(self, some: np.ndarray) -> Batch:
+        """Some of the tensors, as a batch of their own."""
+        members = tuple(self.members[k] for k in some.tolist())
+        return Batch(self.dtypes, members, self.rows[some], self.elements[some], self.placed.take(some))
+
+    def cut(self, batch_bytes: int, chunks: int) -> Iterator[Batch]:
+        """The batch in parts of at most so many bytes and chunks, in order; a larger tensor is a part of its own."""
+        width = sum(DECODERS[dtype].itemsize for dtype in self.dtypes)
+        sizes = np.cumsum(self.elements * width), np.cumsum(-(-self.elements // CHUNK))
+        start = 0
+        while start < len(self.members):
+            stops = [
+                np.searchsorted(ends, (ends[start - 1] if start else 0) + most, "right")
+                for ends, most in zip(sizes, (batch_bytes, chunks), strict=True)
+            ]
+            stop = max(int(min(stops)), start + 1)
+            yield self.take(np.arange(start, stop))
+            start = stop
 
     @cached_property
     def stacks(self) -> tuple[Stack, ...]:

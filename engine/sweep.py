@@ -36,6 +36,7 @@ def sweep(
     threads: int | None = None,
     io: str = "auto",
     device: str = "auto",
+    device_memory: str | int | None = None,
     workers: int = 1,
     cluster: str | None = None,
     force: bool = False,
@@ -55,7 +56,7 @@ def sweep(
         rules, map, rules_file, include, exclude, rows: how tensors are paired, as for `match`.
         threads: threads of each process; all its processors by default, shared among the workers.
         io: how bytes are read, as for `compare`.
-        device: where the sums are computed, as for `compare`.
+        device, device_memory: where the sums are computed, as for `compare`.
         workers: processes on this machine.
         cluster: the address of a Ray cluster that computes instead; "auto" is the one that this machine belongs to.
         force: compute again what is there.
@@ -69,8 +70,8 @@ def sweep(
     """
     plan = plan_sweep(
         base, others, out=out, manifest=manifest, rules=rules, map=map, rules_file=rules_file, include=include,
-        exclude=exclude, rows=rows, threads=threads, io=io, device=device, workers=workers, cluster=cluster,
-        force=force, strict=strict, batch_bytes=batch_bytes,
+        exclude=exclude, rows=rows, threads=threads, io=io, device=device, device_memory=device_memory,
+        workers=workers, cluster=cluster, force=force, strict=strict, batch_bytes=batch_bytes,
     )  # fmt: skip
     run_sweep(plan, workers, cluster, progress)
     from .results import open_results

@@ -68,6 +68,7 @@ def plan_sweep(
     threads: int | None = None,
     io: str = "auto",
     device: str = "auto",
+    device_memory: str | int | None = None,
     workers: int = 1,
     cluster: str | None = None,
     force: bool = False,
@@ -76,12 +77,13 @@ def plan_sweep(
 ) -> Plan:
     """Find the others, see which are computed already, and share the rest out among tasks; reads headers only.
 
-    The arguments are those of `sweep`.
+    The arguments are those of `sweep`; `device` "auto" is the processor here, which is as fast for a sweep.
 
     Raises:
         WeighbridgeError: the base cannot be opened, no others are found, an option is wrong, there is no such cluster,
             or `out` holds a sweep of another base or with other matching options and `force` is not given.
     """
+    from .devices import as_bytes, check_device
     from .row_table import extra_types
 
     if cluster is not None and workers > 1:
@@ -98,7 +100,9 @@ def plan_sweep(
         "rows": rows,
     }
     match(opened, opened, **options)  # a rule that is malformed is found out before anything else
-    computation = _computation(options)
+    # `auto` might choose another device for the rest than for the beginning, and each has last digits of its own.
+    device = "cpu" if check_device(device) == "auto" else device
+    computation = _computation(options, device)
     store = Store(out) if out is not None else None
     there: Mapping[str, Any] = store.manifest if store is not None and store.exists() else {}
     if store is not None and there and not force:
@@ -106,7 +110,7 @@ def plan_sweep(
     extras = [*(entry["extra"] for entry in there.get("others", ())), *(other.extra for other in found)]
     settings = Settings(
         source, opened.label, opened.identity, None if out is None else os.fspath(out), options, computation,
-        extra_types(extras), threads, io, device, strict,
+        extra_types(extras), threads, io, device, as_bytes(device_memory), strict,
     )  # fmt: skip
     sized: list[tuple[Other, Checkpoint]] = []
     known: list[Outcome] = []
@@ -143,13 +147,14 @@ def _found(
     return [*named, *(find_others(paths, manifest) if paths or manifest is not None or not named else [])]
 
 
-def _computation(options: Mapping[str, Any]) -> str:
+def _computation(options: Mapping[str, Any], device: str) -> str:
     """A digest of all but the checkpoints that the numbers follow from."""
     text = ""
     if options["rules_file"] is not None:
         with suppress(OSError):  # `match` has read it a moment ago
             text = Path(options["rules_file"]).read_text(encoding="utf-8", errors="replace")
-    return digest(str(METRIC_VERSION), json.dumps({**options, "rules_file": text}, sort_keys=True))
+    kind = device.partition(":")[0]  # all devices of a kind give the same bits
+    return digest(str(METRIC_VERSION), json.dumps({**options, "rules_file": text, "device": kind}, sort_keys=True))
 
 
 def _require_same(path: Path, there: Mapping[str, Any], base: Checkpoint, computation: str) -> None:

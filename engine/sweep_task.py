@@ -34,7 +34,7 @@ class Settings:
         options: the matching options by name, as for `match`.
         computation: the digest of metric version, rules and options.
         extra: name -> type of the extra columns.
-        threads, io, device: as for `compare`.
+        threads, io, device, device_memory: as for `compare`.
         strict: whether the first failure is raised.
     """
 
@@ -48,12 +48,13 @@ class Settings:
     threads: int | None = None
     io: str = "auto"
     device: str = "auto"
+    device_memory: int | None = None
     strict: bool = False
 
     @property
     def on_device(self) -> dict[str, Any]:
-        """The device as arguments of `execute`."""
-        return {} if self.device == "auto" else {"device": self.device}
+        """The device and its memory, as arguments of `execute`."""
+        return {"device": self.device, "device_memory": self.device_memory}
 
 
 @dataclass(frozen=True)

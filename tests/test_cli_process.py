@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import save_file
 
 CLI = "import sys; from weighbridge.cli import main; main()"
-HEAVY = ("torch", "transformers", "huggingface_hub", "pandas", "pyarrow")
+HEAVY = ("torch", "triton", "transformers", "huggingface_hub", "pandas", "pyarrow")
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,257 @@
+"""What --device means, which device `auto` takes, and the sentence for each that cannot be used."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from weighbridge.engine import devices
+from weighbridge.engine.devices import FUSED, PORTABLE, Device, as_bytes, check_device, choose, nvidia_gpu_exists
+from weighbridge.engine.errors import DeviceError, OptionError
+from weighbridge.engine.plan import Joined, batches
+
+from support.kernel_cases import random_tensor
+from support.raw_files import write
+
+
+class FakeTorch:
+    """A torch with so many CUDA devices, of which `init` may fail."""
+
+    float64 = "float64"
+    __version__ = "2.11.0"
+
+    def __init__(self, gpus=2, cuda="13.0", init=None, float64=True, xpu=0, mps=False):
+        def start():
+            if init is not None:
+                raise init
+
+        self.version = SimpleNamespace(cuda=cuda, hip=None)
+        self.cuda = SimpleNamespace(init=start, device_count=lambda: gpus, is_available=lambda: gpus > 0)
+        self.xpu = SimpleNamespace(device_count=lambda: xpu, is_available=lambda: xpu > 0)
+        self.backends = SimpleNamespace(mps=SimpleNamespace(is_available=lambda: mps))
+        self.float64_error = None if float64 is True else float64
+
+    def ones(self, count, dtype, device):
+        assert dtype == "float64"
+        if self.float64_error is not None:
+            raise self.float64_error
+        return np.ones(count)
+
+
+@pytest.fixture
+def batch(tmp_path):
+    refs = write(tmp_path / "a", [("F32", random_tensor("F32", 100, np.random.default_rng(66)))] * 2)
+    return list(batches([Joined(0, tuple(refs), 100)]))
+
+
+def chosen(monkeypatch, device, torch, batch=(), fused=None, said=None):
+    monkeypatch.setattr(devices, "_torch", lambda: torch)
+    monkeypatch.setattr(devices, "_why_not_fused", lambda name: fused)
+    return choose(device, batch, 1, 2, said.append if said is not None else None)
+
+
+@pytest.mark.parametrize(
+    ("device", "torch", "expected"),
+    [
+        ("cuda", FakeTorch(3), [("cuda:0", FUSED), ("cuda:1", FUSED), ("cuda:2", FUSED)]),
+        ("cuda:1", FakeTorch(2), [("cuda:1", FUSED)]),
+        ("xpu", FakeTorch(xpu=2), [("xpu:0", PORTABLE), ("xpu:1", PORTABLE)]),
+        ("xpu:1", FakeTorch(xpu=2), [("xpu:1", PORTABLE)]),
+        ("portable", FakeTorch(1), [("cuda:0", PORTABLE)]),
+        ("portable", FakeTorch(0, xpu=1), [("xpu:0", PORTABLE)]),
+        ("portable", FakeTorch(0), [("cpu", PORTABLE)]),
+        ("portable:cpu", FakeTorch(1), [("cpu", PORTABLE)]),
+        ("portable:cuda:1", FakeTorch(2), [("cuda:1", PORTABLE)]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_devices(monkeypatch, device, torch, expected):
+    assert chosen(monkeypatch, device, torch) == [Device(*each) for each in expected]
+
+
+def test_cpu_asks_nobody(monkeypatch):
+    monkeypatch.setattr(devices, "_torch", lambda: pytest.fail("torch was asked"))
+    assert choose("cpu", [], 1, None, None) == []
+
+
+OLD = RuntimeError(
+    "The NVIDIA driver on your system is too old (found version 11040). Please update your GPU driver by ..."
+)
+MPS = TypeError(
+    "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64. Please use ..."
+)
+
+
+@pytest.mark.parametrize(
+    ("device", "torch", "sentence"),
+    [
+        (
+            "cuda",
+            FakeTorch(cuda=None),
+            "--device cuda needs torch with CUDA, and torch 2.11.0 was built without; install a build with CUDA, or "
+            "use --device cpu.",
+        ),
+        (
+            "cuda:0",
+            FakeTorch(init=OLD),
+            "--device cuda:0 cannot be used: The NVIDIA driver on your system is too old (found version 11040); "
+            "install a driver that suits CUDA 13.0, or use --device cpu.",
+        ),
+        ("cuda", FakeTorch(0), "there is no device cuda: none is to be seen by torch; use another, or --device cpu."),
+        (
+            "cuda:1",
+            FakeTorch(1),
+            "there is no device cuda:1: cuda:0 is to be seen by torch; use another, or --device cpu.",
+        ),
+        (
+            "cuda:7",
+            FakeTorch(4),
+            "there is no device cuda:7: cuda:0 to cuda:3 are to be seen by torch; use another, or --device cpu.",
+        ),
+        ("xpu", FakeTorch(), "there is no device xpu: none is to be seen by torch; use another, or --device cpu."),
+        ("mps", FakeTorch(), "there is no device mps: none is to be seen by torch; use another, or --device cpu."),
+        (
+            "mps",
+            FakeTorch(mps=True, float64=MPS),
+            "mps does not compute in float64, which sums right to 1e-12 need (Cannot convert a MPS Tensor to float64 "
+            "dtype as the MPS framework doesn't support float64); use --device cpu.",
+        ),
+        (
+            "xpu",
+            FakeTorch(xpu=1, float64=RuntimeError("Required aspect fp64 is not supported on the device")),
+            "xpu:0 does not compute in float64, which sums right to 1e-12 need (Required aspect fp64 is not supported "
+            "on the device); use --device cpu.",
+        ),
+        (
+            "portable:cuda:2",
+            FakeTorch(2),
+            "there is no device cuda:2: cuda:0 to cuda:1 are to be seen by torch; use another, or --device cpu.",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) and len(value) < 20 else "",
+)
+def test_each_trouble_is_a_sentence(monkeypatch, device, torch, sentence):
+    with pytest.raises(DeviceError) as caught:
+        chosen(monkeypatch, device, torch)
+    assert str(caught.value) == sentence
+
+
+def test_torch_that_cannot_be_imported(monkeypatch):
+    import builtins
+
+    real = builtins.__import__
+
+    def without_torch(name, *args, **options):
+        if name == "torch":
+            raise ImportError("No module named 'torch'")
+        return real(name, *args, **options)
+
+    monkeypatch.setattr(builtins, "__import__", without_torch)
+    with pytest.raises(DeviceError, match=r"need torch, which cannot be imported .*; install it, or use --device cpu"):
+        choose("cuda", [], 1, None, None)
+
+
+def test_cuda_without_triton_computes_with_torch_and_says_so(monkeypatch):
+    said = []
+    found = chosen(monkeypatch, "cuda:1", FakeTorch(2), fused="Triton is not installed", said=said)
+    assert found == [Device("cuda:1", PORTABLE)]
+    assert said == ["computing with plain torch operations on cuda:1, which is slower: Triton is not installed"]
+
+
+# auto
+
+
+def rule(monkeypatch, worth, exists):
+    monkeypatch.setattr(devices, "worth_a_gpu", lambda *args: worth)
+    monkeypatch.setattr(devices, "nvidia_gpu_exists", lambda: exists)
+
+
+@pytest.mark.parametrize(("worth", "exists"), [(False, True), (True, False), (False, False)])
+def test_auto_is_the_processor_and_asks_no_torch(monkeypatch, batch, worth, exists):
+    rule(monkeypatch, worth, exists)
+    monkeypatch.setattr(devices, "_torch", lambda: pytest.fail("torch was asked"))
+    assert choose("auto", batch, 1, 2, None) == []
+
+
+def test_auto_takes_all_gpus_where_they_pay(monkeypatch, batch):
+    rule(monkeypatch, True, True)
+    assert chosen(monkeypatch, "auto", FakeTorch(2), batch) == [Device("cuda:0", FUSED), Device("cuda:1", FUSED)]
+
+
+@pytest.mark.parametrize(
+    ("torch", "fused", "reason"),
+    [
+        (FakeTorch(cuda=None), None, "needs torch with CUDA, and torch 2.11.0 was built without"),
+        (FakeTorch(init=OLD), None, "driver on your system is too old"),
+        (FakeTorch(1), "Triton is not installed", "Triton is not installed"),
+    ],
+)
+def test_auto_goes_on_without_a_gpu_and_says_why(monkeypatch, batch, torch, fused, reason):
+    rule(monkeypatch, True, True)
+    said = []
+    assert chosen(monkeypatch, "auto", torch, batch, fused, said) == []
+    assert len(said) == 1
+    assert said[0].startswith("computing on the processor, for a GPU is not to be used: ") and reason in said[0]
+
+
+def test_rule_of_auto():
+    """One pair, and one base against 16, are the processor's; all pairs of 16 large checkpoints are not."""
+    elements = 7_000_000_000
+    for threads in (2, 16, 64):
+        assert not devices.worth_a_gpu(2 * 2 * elements, elements, threads)
+        assert not devices.worth_a_gpu(17 * 2 * elements, 16 * elements, threads)
+        assert devices.worth_a_gpu(16 * 2 * elements, 120 * elements, threads) is (threads < 64)
+        assert not devices.worth_a_gpu(16 * 2 * 1000, 120 * 1000, threads)
+    assert devices.worth_a_gpu(64 * 2 * elements, 2016 * elements, 64)
+
+
+def test_whether_there_is_a_gpu(monkeypatch, tmp_path):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert not nvidia_gpu_exists(tmp_path)
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev/nvidiactl").touch()
+    assert not nvidia_gpu_exists(tmp_path)
+    (tmp_path / "dev/nvidia0").touch()
+    assert nvidia_gpu_exists(tmp_path)
+    (tmp_path / "dev/nvidia0").unlink()
+    (tmp_path / "proc/driver/nvidia/gpus/0000:01:00.0").mkdir(parents=True)
+    assert nvidia_gpu_exists(tmp_path)
+    for hidden in ("", " ", "-1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+        assert not nvidia_gpu_exists(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert nvidia_gpu_exists(tmp_path)
+
+
+# Options
+
+
+@pytest.mark.parametrize("text", ["gpu", "cuda:", "cuda:x", "CUDA", "cpu:0", "portable:", "portable:foo", "", "auto "])
+def test_no_such_device(text):
+    with pytest.raises(OptionError, match=r"there is no device .* \(--device\); choose from auto, cpu, cuda, cuda:N"):
+        check_device(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "nbytes"),
+    [
+        ("8GB", 8 * 10**9),
+        ("8GiB", 8 << 30),
+        ("1.5 gib", 3 << 29),
+        ("500MB", 5 * 10**8),
+        ("2k", 2000),
+        ("64 KiB", 65536),
+        ("1TB", 10**12),
+        ("123", 123),
+        (4096, 4096),
+        (None, None),
+    ],
+)
+def test_sizes(text, nbytes):
+    assert as_bytes(text) == nbytes
+
+
+@pytest.mark.parametrize("text", ["", "GB", "-1GB", "0", "0MB", "8 bytes", "1e9", -5])
+def test_no_size(text):
+    with pytest.raises(OptionError, match=r'--device-memory ".*" is no size; write for example 8GB'):
+        as_bytes(text)
