@@ -83,7 +83,7 @@ def plan_sweep(
         WeighbridgeError: the base cannot be opened, no others are found, an option is wrong, there is no such cluster,
             or `out` holds a sweep of another base or with other matching options and `force` is not given.
     """
-    from .devices import as_bytes, check_device
+    from .devices import as_bytes, check_device, choose
     from .row_table import extra_types
 
     if cluster is not None and workers > 1:
@@ -102,6 +102,8 @@ def plan_sweep(
     match(opened, opened, **options)  # a rule that is malformed is found out before anything else
     # `auto` might choose another device for the rest than for the beginning, and each has last digits of its own.
     device = "cpu" if check_device(device) == "auto" else device
+    if cluster is None:
+        choose(device, (), 0, threads, None)  # one that is not there is found out before anything else, too
     computation = _computation(options, device)
     store = Store(out) if out is not None else None
     there: Mapping[str, Any] = store.manifest if store is not None and store.exists() else {}

@@ -207,6 +207,8 @@ class Tile:
         work = np.empty(WORK_SLOTS + operands * WORK_OPERAND)
         items = np.ascontiguousarray(items, np.int64)
         addresses = np.ascontiguousarray(addresses, np.int64)
+        slots = items[:, 3] - self._first
+        assert not len(slots) or (slots.min() >= 0 and slots.max() < len(self._self_slots)), "items of another part"
         self._run(
             0,
             scratch.ctypes.data,

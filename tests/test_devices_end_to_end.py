@@ -175,7 +175,7 @@ def test_bad_devices_are_a_sentence(files, tmp_path, command, options, sentence)
     arguments = {
         "compare": files[:2],
         "inspect": [files[0], "--stats"],
-        "sweep": [*files[:2], "--out", tmp_path / "out"],
+        "sweep": [*files[:2], "--out", tmp_path / "out", "--quiet"],
     }[command]
     code, stdout, stderr = run(command, *arguments, *options)
     assert (code, stdout) == (2, "")

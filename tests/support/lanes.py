@@ -27,6 +27,8 @@ class ArenaTile(cpu.Tile):
     def __init__(self, codes, elements, pairs, device, *, float64=None, force=False):
         assert isinstance(device, str)
         super().__init__(codes, elements, pairs, force=force)
+        self._part = self.parts(1, slot_bytes=1 << 40)  # one for all items: a device's tile has no parts
+        next(self._part, None)
 
     def run(self, items, addresses, arena):
         starts = addresses[items[:, 0]] + items[:, 1, None] * self.itemsizes - arena.data_ptr()
@@ -35,6 +37,10 @@ class ArenaTile(cpu.Tile):
         taken = super().run(items, addresses)
         arena.fill_(0xFF)
         return taken
+
+    def finish(self, resolve, threads):
+        assert next(self._part, None) is None
+        return super().finish(resolve, threads)
 
 
 def stand_in(monkeypatch, tile=ArenaTile):
