@@ -127,7 +127,7 @@ def test_killed_at_random_moments(checkpoints, process, tmp_path):
     for number in range(-(-KILLS // 2)):
         sweep(folder, tmp_path / f"out-{number}")
         assert contents(tmp_path / f"out-{number}") == wanted
-        assert not [path for path in tmp_path.glob(f"out-{number}/**/*.partial")]
+        assert not list(tmp_path.glob(f"out-{number}/**/*.partial"))
 
 
 def test_power_lost_before_every_touch_of_the_disk(checkpoints, process, tmp_path):
@@ -154,9 +154,9 @@ def test_workers_leave_nothing_behind_when_their_parent_is_killed(checkpoints, p
     code += f"out={str(tmp_path / 'out')!r}, workers=2)"
     parent = subprocess.Popen([sys.executable, "-c", code])
     until = time.monotonic() + 30
-    while len(children := _children(parent.pid)) < 3 and time.monotonic() < until:  # two, and the tracker of resources
+    while len(children := _children(parent.pid)) < 2 and time.monotonic() < until:
         time.sleep(0.01)
-    assert len(children) == 3
+    assert len(children) >= 2
     parent.kill()
     parent.wait()
     while any(map(_runs, children)) and time.monotonic() < until:
@@ -206,7 +206,10 @@ def test_a_disk_that_is_full(checkpoints, tmp_path):
     folder, _, _ = checkpoints
     disk = tmp_path / "disk"
     disk.mkdir()
-    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], check=False).returncode:
+    if (
+        os.geteuid()
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], check=False).returncode
+    ):
         pytest.skip("mounting is not permitted")
     try:
         with pytest.raises(OutputError, match="No space left on device"):
