@@ -124,7 +124,7 @@ def _records(path: str, text: str) -> Iterable[Other]:
                     )
                 rows.append((reader.line_num, row))
         except csv.Error as error:
-            raise FormatError(f"{path}, line {reader.line_num}: {error}; check the quotes.") from error
+            raise FormatError(f"{path}, line {reader.reader.line_num}: {error}; check the quotes.") from error
         columns = {name: _typed([row[name] for _, row in rows]) for name in reader.fieldnames or ()}
         for place, (number, row) in enumerate(rows):
             text_columns = (*_SOURCE_KEYS, "label")

@@ -39,7 +39,7 @@ def row_file(label: str) -> str:
     """The path of an other's rows within the folder."""
     safe = re.sub(r"[^A-Za-z0-9._-]+", "_", label).strip("._-")[-80:] or "other"
     return (
-        f"{_ROWS}/{safe}-{hashlib.blake2b(label.encode('utf-8', 'surrogateescape'), digest_size=6).hexdigest()}.parquet"
+        f"{_ROWS}/{safe}-{hashlib.blake2b(label.encode('utf-8', 'surrogatepass'), digest_size=6).hexdigest()}.parquet"
     )
 
 
@@ -68,7 +68,7 @@ class Store:
         """
         path = self.path / MANIFEST
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = json.loads(path.read_bytes().decode("utf-8", "surrogatepass"))
         except FileNotFoundError as error:
             raise FormatError(f'"{self.path}" holds no sweep (no {MANIFEST}); give the folder of --out.') from error
         except (OSError, ValueError) as error:
