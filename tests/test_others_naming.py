@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from weighbridge.engine.errors import CheckpointNotFoundError, FormatError, OptionError, ReadError
@@ -38,12 +38,14 @@ def test_hub_ids_are_left_as_they_are():
     assert labels("org/name@main", "name", "org/name@main") == ["org/name@main", "name"]
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 10**6), min_size=2, unique=True))
 def test_numbers_sort_as_numbers(numbers):
     names = [f"checkpoint-{number}" for number in numbers]
     assert sorted(names, key=natural_key) == [f"checkpoint-{number}" for number in sorted(numbers)]
 
 
+@settings(deadline=None)
 @given(st.lists(st.text()))
 def test_any_names_can_be_sorted(names):
     assert sorted(sorted(names, key=natural_key, reverse=True), key=natural_key) == sorted(names, key=natural_key)
