@@ -6,33 +6,13 @@ Against: `cat` of the 17 files, and 16 processes `weighbridge compare` one after
 That each byte is read once is counted by the kernels, in the sweep that checks the answer.
 """
 
-import itertools
 import shutil
 
-import pytest
-
 from weighbridge import compare, open_checkpoint, open_results
-from weighbridge.engine import demo
 from weighbridge.engine.sweep import run_sweep
 from weighbridge.engine.sweep_plan import plan_sweep
 
-from measuring import SCALE, bare_sum, command, in_turn, joined, joined_spans, kept_warm, related, spans, write
-
-OTHERS = 16
-
-
-@pytest.fixture(scope="module")
-def family(files):
-    """BERT's names and shapes, 17 times: a base, and 16 times the base plus noise of their own."""
-    layout = demo.layout(demo.BASE, full=SCALE >= 1)
-    shapes = {name: shape for name, shape in layout.shapes.items() if name.startswith("bert.")}
-    folder = files / ("family" if SCALE >= 1 else "family-reduced")
-    base = related("F32").base
-    paths = [write(folder / "0.safetensors", shapes, "F32", itertools.repeat(base))]
-    for number in range(1, OTHERS + 1):
-        other = related("F32", noise=0.001 * number, seed=number).other
-        paths.append(write(folder / f"{number}.safetensors", shapes, "F32", itertools.repeat(other)))
-    return paths
+from measuring import bare_sum, command, in_turn, joined, joined_spans, kept_warm, spans
 
 
 def test_whole_process(benchmark, recorder, weighbridge, family, tmp_path):

@@ -23,8 +23,11 @@ from .sweep_task import Outcome, Settings, Task, failure, match_like
 
 __all__ = ["BATCH_BYTES", "Plan", "estimated_seconds", "plan_sweep"]
 
+# 17 files of 0.1 GB in the page cache, swept by 1, 2, 4, 8 and 16 others at a time: 1, 0.78, 0.69, 0.63 and 0.62 of the
+# time. So more others than that only make what a kill can lose larger. Memory does not bound a pass: what it holds
+# besides the files' own pages is 0.3 % of its bytes.
 BATCH_BYTES = 16 << 30
-BATCH_OTHERS = 32  # the base's share of reading is then 3 %, and what a kill can lose is small
+BATCH_OTHERS = 32
 
 
 @dataclass(frozen=True)
