@@ -91,7 +91,7 @@ def plan_sweep(
         raise OptionError("--workers and --cluster exclude each other; leave one of them out.")
     opened = open_checkpoint(base)
     source = opened.path if isinstance(base, Checkpoint) else os.fspath(base)
-    found = _found(others, manifest)
+    found = find_others(others, manifest)
     options: dict[str, Any] = {
         "rules": rules if isinstance(rules, str) else list(rules),
         "map": [map] if isinstance(map, str) else list(map),
@@ -136,14 +136,6 @@ def plan_sweep(
 
         slots = slots_of(cluster, settings)
     return Plan(settings, tuple(found), tuple(_tasks(sized, opened, slots, batch_bytes or BATCH_BYTES)), tuple(known))
-
-
-def _found(
-    others: Sequence[str | os.PathLike[str] | Other], manifest: str | os.PathLike[str] | None
-) -> Sequence[Other]:
-    named = [other for other in others if isinstance(other, Other)]
-    paths = [other for other in others if not isinstance(other, Other)]
-    return [*named, *(find_others(paths, manifest) if paths or manifest is not None or not named else [])]
 
 
 def _computation(options: Mapping[str, Any]) -> str:

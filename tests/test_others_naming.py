@@ -79,6 +79,13 @@ def test_json_lines(tmp_path):
     ]  # fmt: skip
 
 
+def test_others_are_taken_as_they_are_and_share_the_labels(tmp_path):
+    one = Other("a", "one", {"step": 1})
+    assert find_others(["z", one, one], write(tmp_path, "b\n")) == [Other("z", "z"), one, Other("b", "b")]
+    with pytest.raises(OptionError, match='the label "one" stands for "a" and for "b"'):
+        find_others([one, Other("b", "one")])
+
+
 def test_sources_come_before_the_manifest_and_doubles_are_one(tmp_path):
     assert labels("z", "b", manifest=write(tmp_path, "a\nb\n")) == ["z", "b", "a"]
 
