@@ -360,13 +360,15 @@ def sweep(
         strict=strict,
     )
     if dry_run:
+        from .engine.report.text import count
+
         seconds = estimated_seconds(plan)
+        about = "" if seconds is None else f", about {seconds:,.1f} s"
         typer.echo(
-            f"{len(plan.others)} others, {plan.count('reused')} computed already, "
-            f"{plan.count('failed') + plan.count('kept')} cannot be opened\n"
-            f"{len(plan.tasks)} tasks, {plan.nbytes:,} bytes to read"
-            + ("" if seconds is None else f", about {seconds:,.1f} s")
+            f"{count(len(plan.others), 'other')}, {plan.count('reused'):,} computed already, "
+            f"{plan.count('failed') + plan.count('kept'):,} cannot be opened"
         )
+        typer.echo(f"{count(len(plan.tasks), 'task')}, {plan.nbytes:,} bytes to read{about}")
         outcomes = list(plan.known)
     else:
         with farewell(lambda: sweep_words(out)):

@@ -1,5 +1,6 @@
 """Files that several questions share, and the summary that ends a run."""
 
+import itertools
 import os
 import sys
 import tempfile
@@ -11,7 +12,7 @@ import pytest
 
 from weighbridge.engine import demo
 
-from measuring import SCALE, Row, record
+from measuring import SCALE, Row, record, related, warm, write
 
 _QUIET = 0.1  # cores
 _rows: list[Row] = []
@@ -45,6 +46,21 @@ def bert_pair(files: Path) -> Pair:
     out = files / ("bert-pair" if full else "bert-pair-reduced")
     base, other = demo.write(full=full, out=out, others=[name])
     return Pair(base, other, demo.sources(demo.layout(demo.BASE, full=full), demo.layout(name, full=full)))
+
+
+@pytest.fixture(scope="session")
+def family(files: Path) -> list[Path]:
+    """BERT's names and shapes, 17 times: a base, and 16 times the base plus noise of their own; 0.44 GB each."""
+    layout = demo.layout(demo.BASE, full=SCALE >= 1)
+    shapes = {name: shape for name, shape in layout.shapes.items() if name.startswith("bert.")}
+    folder = files / ("family" if SCALE >= 1 else "family-reduced")
+    paths = [write(folder / "0.safetensors", shapes, "F32", itertools.repeat(related("F32").base))]
+    for number in range(1, 17):
+        other = related("F32", noise=0.001 * number, seed=number).other
+        paths.append(write(folder / f"{number}.safetensors", shapes, "F32", itertools.repeat(other)))
+    if not warm(*paths):
+        pytest.skip("the page cache does not hold the 17 files")
+    return paths
 
 
 @pytest.fixture(scope="session")

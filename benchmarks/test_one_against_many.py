@@ -6,36 +6,15 @@ Against: `cat` of the 17 files. Not timed: Python's start, the reading of header
 That each byte is read once is counted.
 """
 
-import itertools
-
 import numpy as np
-import pytest
 
 from weighbridge import open_checkpoint
-from weighbridge.engine import demo
 from weighbridge.engine.execute import execute
 from weighbridge.kernels import reference
 
-from measuring import SCALE, bare_sum, command, in_turn, joined, joined_spans, kept_warm, related, spans, warm, write
+from measuring import bare_sum, command, in_turn, joined, joined_spans, kept_warm, spans
 
-OTHERS = 16
-PAIRS = [(other, 0) for other in range(1, OTHERS + 1)]
-
-
-@pytest.fixture(scope="module")
-def family(files):
-    """BERT's names and shapes, 17 times: a base, and 16 times the base plus noise of their own."""
-    layout = demo.layout(demo.BASE, full=SCALE >= 1)
-    shapes = {name: shape for name, shape in layout.shapes.items() if name.startswith("bert.")}
-    folder = files / ("family" if SCALE >= 1 else "family-reduced")
-    base = related("F32").base
-    paths = [write(folder / "0.safetensors", shapes, "F32", itertools.repeat(base))]
-    for number in range(1, OTHERS + 1):
-        other = related("F32", noise=0.001 * number, seed=number).other
-        paths.append(write(folder / f"{number}.safetensors", shapes, "F32", itertools.repeat(other)))
-    if not warm(*paths):
-        pytest.skip("the page cache does not hold the 17 files")
-    return paths
+PAIRS = [(other, 0) for other in range(1, 17)]
 
 
 def test_from_files(benchmark, recorder, family):

@@ -83,7 +83,7 @@ def run_ray(tasks: Sequence[Task], settings: Settings, address: str) -> Iterator
                 if len(task.others) > 1:
                     running |= {remote.remote(each, there, os.getcwd(), token): each for each in singly(task)}
                 else:
-                    yield task, given_up(task, settings, f"its process was killed {_RETRIES + 1} times on the cluster")
+                    yield task, given_up(task, settings, f"its process ended {_RETRIES + 1} times on the cluster")
                 continue
             except ray.exceptions.RayTaskError as error:
                 raise _cause_of(error) from error

@@ -45,12 +45,13 @@ def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
 
 
 def find_others(
-    sources: Sequence[str | os.PathLike[str]], manifest: str | os.PathLike[str] | None = None
+    sources: Sequence[str | os.PathLike[str] | Other], manifest: str | os.PathLike[str] | None = None
 ) -> list[Other]:
     """The others that are meant, in order: the sources as they are named, then the lines of the manifest.
 
     Args:
-        sources: paths, globs (each in natural order, `**` for any depth) and hub ids. A path that exists is not a glob.
+        sources: paths, globs (each in natural order, `**` for any depth), hub ids, and `Other`s, which are taken as
+            they are. A path that exists is not a glob.
         manifest: a text file with one source per line ('#' begins a comment line), a CSV file with a header, or JSON
             lines. CSV and JSON lines name the checkpoint as `source`, `path` or `checkpoint`; `label` is optional and
             all else are extra columns.
@@ -64,7 +65,10 @@ def find_others(
     """
     found: list[Other] = []
     for source in sources:
-        found += [Other(each, each) for each in _expanded(os.fspath(source))]
+        if isinstance(source, Other):
+            found.append(source)
+        else:
+            found += [Other(each, each) for each in _expanded(os.fspath(source))]
     if manifest is not None:
         found += _from_manifest(os.fspath(manifest))
     if not found:
@@ -124,7 +128,7 @@ def _records(path: str, text: str) -> Iterable[Other]:
                     )
                 rows.append((reader.line_num, row))
         except csv.Error as error:
-            raise FormatError(f"{path}, line {reader.line_num}: {error}; check the quotes.") from error
+            raise FormatError(f"{path}, line {reader.reader.line_num}: {error}; check the quotes.") from error
         columns = {name: _typed([row[name] for _, row in rows]) for name in reader.fieldnames or ()}
         for place, (number, row) in enumerate(rows):
             text_columns = (*_SOURCE_KEYS, "label")

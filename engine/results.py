@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from .arrow import numbers_of
 from .errors import FormatError, OptionError
 from .ledger import STATUSES, Ledger
 from .options import named
@@ -273,9 +274,8 @@ def _other_rows(entry: Mapping[str, Any], table: pyarrow.Table) -> OtherRows:
 
 
 def raw_sums(table: pyarrow.Table) -> NDArray[np.float64]:
-    """(rows, 17) the raw sums in the order of `RAW_COLUMNS`, NaN in rows that were not compared."""
-    columns = [table.column(name).to_numpy() for name in RAW_COLUMNS]
-    return np.stack([np.asarray(column, dtype=np.float64) for column in columns], axis=1)
+    """(rows, 17) the raw sums in the order of `RAW_COLUMNS`; undefined in rows that were not compared."""
+    return np.stack([numbers_of(table.column(name)) for name in RAW_COLUMNS], axis=1)
 
 
 def split(sums: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:

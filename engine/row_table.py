@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..kernels.sums import PAIR_SUMS, SELF_SUMS
+from .arrow import array_of
 from .errors import OptionError
 from .metrics import METRICS
 from .others import Other
@@ -39,6 +40,7 @@ _FIXED = (*COLUMNS, "label", "base_identity", "other_identity", *RAW_COLUMNS)
 _INTEGERS = ("layer", "elements", *COUNTS)
 _LISTS = ("shape", "rows")
 _METADATA = b"weighbridge"
+_INT64 = 1 << 63
 
 
 def extra_types(extras: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -52,7 +54,8 @@ def extra_types(extras: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         for name, value in extra.items():
             kinds.setdefault(name, set())
             if value is not None:
-                kinds[name].add(type(value))
+                # What no column of integers holds is kept as text.
+                kinds[name].add(str if isinstance(value, int) and not -_INT64 <= value < _INT64 else type(value))
     for name in kinds:
         if name in _FIXED:
             raise OptionError(f'the extra column "{name}" has the name of a column of the results; rename it.')
@@ -111,8 +114,9 @@ def comparison_table(comparison: Comparison, other: Other, extras: Mapping[str, 
     place = np.cumsum(matched) - 1
     for name, values in numbers.items():
         whole = values[place] if len(values) else np.zeros(count)
-        whole = whole.astype(np.int64) if name in _INTEGERS else whole
-        columns[name] = pa.array(whole, mask=~matched)
+        columns[name] = array_of(
+            whole.astype(np.int64) if name in _INTEGERS else whole, schema.field(name).type, matched
+        )
     constant = {
         "label": other.label,
         "base": base,
@@ -120,11 +124,9 @@ def comparison_table(comparison: Comparison, other: Other, extras: Mapping[str, 
         "base_identity": comparison.ledger.base.identity,
         "other_identity": comparison.ledger.other.identity,
     } | _extra_values(other, extras)
-    for name, value in constant.items():
-        columns[name] = pa.repeat(pa.scalar(value, schema.field(name).type), count)
+    columns |= {name: [value] * count for name, value in constant.items()}
     arrays = [
-        value if isinstance(value, pa.Array) else pa.array(value, schema.field(name).type)
-        for name, value in ((name, columns[name]) for name in schema.names)
+        columns[name] if name in numbers else array_of(columns[name], schema.field(name).type) for name in schema.names
     ]
     return pa.Table.from_arrays(arrays, schema=schema)
 
@@ -146,7 +148,7 @@ def with_extras(table: pyarrow.Table, other: Other, extras: Mapping[str, str]) -
     schema = schema_of(extras)
     values = {"label": other.label, "other": other.source} | _extra_values(other, extras)
     arrays = [
-        pa.repeat(pa.scalar(values[name], schema.field(name).type), table.num_rows)
+        array_of([values[name]] * table.num_rows, schema.field(name).type)
         if name in values
         else table.column(name).combine_chunks()
         for name in schema.names

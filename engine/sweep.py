@@ -122,6 +122,6 @@ def _run(
         from .cluster import run_ray
 
         return run_ray(plan.tasks, plan.settings, cluster)
-    if workers > 1 and len(plan.tasks) > 1:
+    if workers > 1 and plan.tasks:
         return run_processes(plan.tasks, plan.settings, workers, reading)
     return run_serial(plan.tasks, plan.settings, reading, None if progress is None else progress.say)

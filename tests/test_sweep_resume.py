@@ -41,22 +41,42 @@ def sweep(folder, out, **options):
 
 
 def sweep_until(folder, out, step):
-    """A sweep that ends like a process whose machine lost its power, before its n-th touch of the disk."""
-    left = [step]
-
-    def before(touch):
-        def touched(*arguments, **named):
-            writing = touch is not opened or (len(arguments) > 1 and "w" in arguments[1])
-            left[0] -= writing
-            if left[0] < 0:
-                os._exit(9)
-            return touch(*arguments, **named)
-
-        return touched
-
+    """A sweep that ends as by a power cut before its n-th touch of the disk: of what is not synced, half is lost."""
+    left, unsynced = [step], set()
+    really = {name: getattr(os, name) for name in ("replace", "fsync", "unlink")}
     opened = builtins.open
-    os.replace, os.fsync, os.unlink = before(os.replace), before(os.fsync), before(os.unlink)
-    builtins.open = before(opened)
+
+    def touch():
+        left[0] -= 1
+        if left[0] < 0:
+            for path in unsynced:
+                os.truncate(path, os.path.getsize(path) // 2)
+            os._exit(9)
+
+    def fsync(descriptor):
+        touch()
+        really["fsync"](descriptor)
+        unsynced.discard(os.readlink(f"/proc/self/fd/{descriptor}"))
+
+    def replace(source, target):
+        touch()
+        really["replace"](source, target)
+        if str(source) in unsynced:
+            unsynced.remove(str(source))
+            unsynced.add(str(target))
+
+    def unlink(path, **named):
+        touch()
+        really["unlink"](path, **named)
+        unsynced.discard(str(path))
+
+    def open_(path, mode="r", *arguments, **named):
+        if "w" in mode:
+            touch()
+            unsynced.add(str(path))
+        return opened(path, mode, *arguments, **named)
+
+    os.replace, os.fsync, os.unlink, builtins.open = replace, fsync, unlink, open_
     sweep(folder, out)
 
 
@@ -107,7 +127,7 @@ def test_killed_at_random_moments(checkpoints, process, tmp_path):
     for number in range(-(-KILLS // 2)):
         sweep(folder, tmp_path / f"out-{number}")
         assert contents(tmp_path / f"out-{number}") == wanted
-        assert not [path for path in tmp_path.glob(f"out-{number}/**/*.partial")]
+        assert not list(tmp_path.glob(f"out-{number}/**/*.partial"))
 
 
 def test_power_lost_before_every_touch_of_the_disk(checkpoints, process, tmp_path):
@@ -134,9 +154,9 @@ def test_workers_leave_nothing_behind_when_their_parent_is_killed(checkpoints, p
     code += f"out={str(tmp_path / 'out')!r}, workers=2)"
     parent = subprocess.Popen([sys.executable, "-c", code])
     until = time.monotonic() + 30
-    while len(children := _children(parent.pid)) < 3 and time.monotonic() < until:  # two, and the tracker of resources
+    while len(children := _children(parent.pid)) < 2 and time.monotonic() < until:
         time.sleep(0.01)
-    assert len(children) == 3
+    assert len(children) >= 2
     parent.kill()
     parent.wait()
     while any(map(_runs, children)) and time.monotonic() < until:
@@ -186,7 +206,10 @@ def test_a_disk_that_is_full(checkpoints, tmp_path):
     folder, _, _ = checkpoints
     disk = tmp_path / "disk"
     disk.mkdir()
-    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], check=False).returncode:
+    if (
+        os.geteuid()
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], check=False).returncode
+    ):
         pytest.skip("mounting is not permitted")
     try:
         with pytest.raises(OutputError, match="No space left on device"):
