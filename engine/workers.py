@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -67,9 +66,7 @@ def _pool(tasks: Sequence[Task], settings: Settings, workers: int) -> Iterator[D
     """What a pool finishes; it stops early where one of its processes dies."""
     # Not forked: threads and open files of this process are no business of the others.
     context = multiprocessing.get_context("spawn")
-    # Ctrl-C reaches them too; what becomes of them is for this process to decide.
-    ignoring = (signal.SIGINT, signal.SIG_IGN)
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=signal.signal, initargs=ignoring) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
         running: dict[Future[list[Outcome]], Task] = {}
         try:
             for task in tasks:
