@@ -2,9 +2,9 @@
 
     PYTHONPATH=tests python -m support.end_at_random --times 300 --seed 1
 
-Each time a `compare -o` or a `sweep` is begun and gets SIGKILL, SIGTERM or SIGINT after a random part of the time that it
-takes undisturbed. Then the output is looked at, and a sweep is run again to its end and compared with one that was left
-alone. Prints how many were ended in the middle, what was lost, and how long the ones that could leave took to do so.
+Each time a `compare -o` or a `sweep` is begun and gets SIGKILL, SIGTERM or SIGINT after a random part of the time that
+it takes undisturbed. Then the output is looked at, and a sweep is run again to its end and compared with one that was
+left alone. Prints how many were ended in the middle, what was lost, and how long those that could leave took to do so.
 """
 
 import argparse
@@ -96,7 +96,7 @@ def main() -> None:
             assert begin(command(folder, kind, out)).wait() == 0, f"run {number}: it cannot be gone on with"
             assert rows(out) == whole_rows, f"run {number}: rows are missing"
             assert not weighbridge.open_results(out).failures
-            assert not [each for each in out.rglob("*.partial")], f"run {number}: half-written files are left"
+            assert not list(out.rglob("*.partial")), f"run {number}: half-written files are left"
     print(f"{wanted.times} runs: {dict(sorted(tally.items()))}")
     print(f"nothing lost; SIGTERM and SIGINT left after {slowest:.2f} s at most")
 
