@@ -4,6 +4,7 @@ import json
 import shutil
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -236,6 +237,20 @@ def test_manifests_of_stores(store, tmp_path_factory, data):
         (folder / "out/sweep.json").write_text(json.dumps(manifest))
     survives(lambda: read_all(folder / "out"))
     shutil.rmtree(folder)
+
+
+def test_no_bit_of_a_number_flips_unseen(store, tmp_path):
+    """Every byte of a column of sums, one after the other."""
+    shutil.copytree(store, tmp_path / "out")
+    path = sorted((tmp_path / "out/rows").iterdir())[0]
+    raw = path.read_bytes()
+    group = pyarrow.parquet.ParquetFile(path).metadata.row_group(0)
+    column = next(c for c in map(group.column, range(group.num_columns)) if c.path_in_schema == "delta")
+    whole, _ = numbers(store)
+    for at in range(column.data_page_offset, column.data_page_offset + column.total_compressed_size):
+        path.write_bytes(raw[:at] + bytes([raw[at] ^ 0x10]) + raw[at + 1 :])
+        left, damaged = numbers(tmp_path / "out")
+        assert left == whole or (left == whole[1:] and damaged), f"byte {at:,} flipped unseen"
 
 
 @few
