@@ -249,7 +249,7 @@ def test_no_bit_of_a_number_flips_unseen(store, tmp_path):
     whole, _ = numbers(store)
     for at in range(column.data_page_offset, column.data_page_offset + column.total_compressed_size):
         path.write_bytes(raw[:at] + bytes([raw[at] ^ 0x10]) + raw[at + 1 :])
-        left, damaged = numbers(tmp_path / "out")
+        left, damaged = survives(lambda: numbers(tmp_path / "out")) or (whole, ())
         assert left == whole or (left == whole[1:] and damaged), f"byte {at:,} flipped unseen"
 
 
