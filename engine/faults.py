@@ -19,7 +19,6 @@ import mmap
 import signal
 import sys
 import threading
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -178,7 +177,7 @@ def _handler() -> int | None:
         return None
     import llvmlite.binding as llvm
 
-    def where(function: Callable[..., Any]) -> int:
+    def where(function: Any) -> int:
         return ctypes.cast(function, ctypes.c_void_p).value or 0
 
     libc = _libc()

@@ -109,7 +109,11 @@ def leaving(say: Callable[[str], object]) -> Iterator[None]:
 
 
 def _stop(
-    stop: threading.Event, watcher: threading.Thread, previous: Mapping[int, Any], wakeup: int, pipe: tuple[int, int]
+    stop: threading.Event,
+    watcher: threading.Thread,
+    previous: Mapping[signal.Signals, Any],
+    wakeup: int,
+    pipe: tuple[int, int],
 ) -> None:
     stop.set()
     signal.set_wakeup_fd(wakeup)

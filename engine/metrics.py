@@ -38,6 +38,9 @@ METRICS = (
 )
 
 
+_SMALLEST = float(np.finfo(np.float64).tiny)
+
+
 def compute(other_self: np.ndarray, base_self: np.ndarray, pair: np.ndarray) -> dict[str, np.ndarray]:
     """Every metric of every row.
 
@@ -45,14 +48,17 @@ def compute(other_self: np.ndarray, base_self: np.ndarray, pair: np.ndarray) -> 
         other_self, base_self: (..., 6) self sums of x and y in the order of `kernels.sums.SELF_SUMS`.
         pair: (..., 5) pair sums of (x, y) in the order of `kernels.sums.PAIR_SUMS`.
     Returns:
-        metric -> (...) float64. Zero elements give NaN wherever a mean or a direction is asked for.
+        metric -> (...) float64. Zero elements give NaN wherever a mean or a direction is asked for, and so do norms
+        whose square float64 does not hold (elements of 1e200, or none above 1e-160), and means whose sum it does not:
+        neither inf nor 0 is true of them.
     """
     n = other_self[..., 0]
     sum_abs_x, xx, bad_x = other_self[..., 1], other_self[..., 3], other_self[..., 5]
     sum_abs_y, yy, bad_y = base_self[..., 1], base_self[..., 3], base_self[..., 5]
     sum_abs_d, dd, dot, max_delta, differing = (pair[..., k] for k in range(5))
     with np.errstate(all="ignore"):
-        norm_x, norm_y, norm_d = np.sqrt(xx), np.sqrt(yy), np.sqrt(dd)
+        norm_x, norm_y = _norm(xx, other_self[..., 4]), _norm(yy, base_self[..., 4])
+        norm_d = _norm(dd, max_delta)
         scale = norm_x * norm_y
         directed = scale > 0  # also False for NaN
         # Bit-equal operands have a direction exactly equal: 1 and 0, whatever the rounding of the norms.
@@ -65,11 +71,11 @@ def compute(other_self: np.ndarray, base_self: np.ndarray, pair: np.ndarray) -> 
         distance = np.where(dd > scale, 1.0 - cosine, distance)
         distance = np.where(directed, distance, np.nan)
         return {
-            "delta": sum_abs_d / n,
+            "delta": _mean(sum_abs_d, max_delta, n),
             "cosine": cosine,
             "cosine_distance": distance,
-            "mean_abs": sum_abs_x / n,
-            "base_mean_abs": sum_abs_y / n,
+            "mean_abs": _mean(sum_abs_x, other_self[..., 4], n),
+            "base_mean_abs": _mean(sum_abs_y, base_self[..., 4], n),
             "l2": norm_x,
             "base_l2": norm_y,
             "l2_delta": norm_d,
@@ -79,6 +85,17 @@ def compute(other_self: np.ndarray, base_self: np.ndarray, pair: np.ndarray) -> 
             "nonfinite": bad_x,
             "base_nonfinite": bad_y,
         }
+
+
+def _mean(total: np.ndarray, largest: np.ndarray, n: np.ndarray) -> np.ndarray:
+    """Σ|x|/n, NaN where Σ|x| of finite elements has left the range of float64."""
+    return np.where(np.isinf(total) & np.isfinite(largest), np.nan, total) / n
+
+
+def _norm(squares: np.ndarray, largest: np.ndarray) -> np.ndarray:
+    """√Σx², NaN where Σx² of finite elements that are not all zero has left the range of normal float64."""
+    lost = (largest > 0) & np.isfinite(largest) & ~((squares >= _SMALLEST) & np.isfinite(squares))
+    return np.sqrt(np.where(lost, np.nan, squares))
 
 
 def pooled(other_self: np.ndarray, base_self: np.ndarray, pair: np.ndarray) -> dict[str, float]:

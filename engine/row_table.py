@@ -168,7 +168,14 @@ def parquet_bytes(table: pyarrow.Table, key: Mapping[str, Any]) -> bytes:
 
     sink = pa.BufferOutputStream()
     kept = table.replace_schema_metadata({_METADATA: json.dumps(dict(key), sort_keys=True).encode()})
-    pq.write_table(kept, sink, compression="zstd", use_dictionary=list(_DICTIONARY), write_statistics=False)
+    pq.write_table(
+        kept,
+        sink,
+        compression="zstd",
+        use_dictionary=list(_DICTIONARY),
+        write_statistics=False,
+        write_page_checksum=True,  # a bit that flips on a disk is then an error and not a number
+    )
     return sink.getvalue().to_pybytes()
 
 
@@ -180,7 +187,7 @@ def read_parquet(path: str, columns: Sequence[str] | None = None) -> tuple[pyarr
     """The rows (None where no columns are asked for, as []) and the key of a file that `parquet_bytes` made."""
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
         key = json.loads((file.schema_arrow.metadata or {}).get(_METADATA, b"{}"))
         if columns is not None and not columns:
             return None, key

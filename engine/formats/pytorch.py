@@ -57,6 +57,7 @@ _MAX_INFLATION, _SMALL_BYTES = 100, 1 << 30
 # The legacy format has no directory to take a digest of; its first pickles are the description.
 _LEGACY_DIGEST_BYTES = 1 << 16
 
+_ENFORCE = re.compile(r"^\[enforce fail at [^\]]*\][\s.]*")  # where in torch's own source it gave up
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)|Unsupported class ([\w.]+)|type ([\w.]+) was not an allowed")
 
 
@@ -125,7 +126,7 @@ def _explain(path: str, error: Exception) -> str:
             "save its state_dict() as safetensors in an environment you trust."
         )
     # torch puts the unpickler's own words last, after its advice; one sentence of them is enough.
-    own = message.partition("WeightsUnpickler error:")[2].strip() or message.strip()
+    own = message.partition("WeightsUnpickler error:")[2].strip() or _ENFORCE.sub("", message).strip()
     reason = (own.splitlines() or [""])[0].split(". ")[0].rstrip(".") or type(error).__name__
     if "Unsupported operand" in reason:
         return (

@@ -1,4 +1,8 @@
-"""CSV and TSV: one table for all comparisons, the labels in the first two columns, floats in full."""
+"""CSV and TSV: one table for all comparisons, the labels in the first two columns, floats in full.
+
+Names come from strangers. What is unprintable in them is escaped, so that a record is a line and a terminal shows it
+as it stands; what a spreadsheet would take for a formula has an apostrophe before it.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..metrics import METRICS
 from ..summary import GROUP_COLUMNS
 from ..table import COLUMNS, LEDGER_COLUMNS, Comparison, ledger_row_dict
+from .text import plain
 from .view import View
 
 if TYPE_CHECKING:
@@ -19,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["comparison_delimited", "inspection_delimited", "ledger_delimited", "delimit"]
 
+# How a formula begins in Excel, LibreOffice and Google Sheets, the full-width forms of the signs included.
+_FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 _SEPARATORS = {"csv": ",", "tsv": "\t"}
 
 
@@ -76,4 +83,8 @@ def _cell(value: Any) -> str:
         return ""
     if isinstance(value, (list, tuple)):
         return json.dumps(value)
-    return repr(value) if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return repr(value)
+    text = plain(str(value))
+    # A spreadsheet would compute it. Text that really begins so stands unchanged in JSON and Parquet.
+    return f"'{text}" if isinstance(value, str) and text.startswith(_FORMULA) else text

@@ -1,0 +1,70 @@
+"""Under a hard limit of memory: what does not fit into the address space is read in pieces, or refused in words."""
+
+import json
+import resource
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from support.raw_files import sparse_checkpoint
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RLIMIT_AS is kept on Linux")
+
+LIMIT_BYTES = 1_000_000_000
+ELEMENTS = 5 << 26  # 1.3 GB of float32
+CLI = "from weighbridge.cli import main; main()"
+
+
+def limited(*arguments, limit_bytes=LIMIT_BYTES):
+    return subprocess.run(
+        [sys.executable, "-c", CLI, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit_bytes, limit_bytes)),
+    )
+
+
+def with_values(path, values):
+    """Values at the end of a sparse file of zeros."""
+    source = sparse_checkpoint(path, ELEMENTS)
+    raw = np.asarray(values, np.float32).tobytes()
+    with open(source, "r+b") as file:
+        file.seek(-len(raw), 2)
+        file.write(raw)
+    return source
+
+
+@pytest.mark.parametrize("io", ["map", "auto"])
+def test_files_larger_than_the_address_space(tmp_path, io):
+    base, other = with_values(tmp_path / "base", [1, 2]), with_values(tmp_path / "other", [1, 4])
+    done = limited("compare", base, other, "--io", io, "--format", "json")
+    assert (done.returncode, done.stderr) == (0, "")
+    (row,) = json.loads(done.stdout)["tensors"]
+    assert (row["elements"], row["max_delta"], row["l2_delta"], row["mean_abs"]) == (ELEMENTS, 2.0, 2.0, 5 / ELEMENTS)
+
+
+def test_a_tensor_that_must_be_mapped_as_a_whole_and_does_not_fit(tmp_path):
+    """Σx cancels so far that it is computed again, from a map of the tensor."""
+    base, other = with_values(tmp_path / "base", [1]), with_values(tmp_path / "other", [3e30, 1, -3e30])
+    done = limited("compare", base, other, "--format", "json")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "for which there is no room in the address space; raise the limit (ulimit -v)." in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_memory_that_does_not_suffice_is_a_sentence(tmp_path):
+    """Room to start, and none for the tasks of 16 MB: found by trying, as it depends on the libraries' own size."""
+    base, other = (sparse_checkpoint(tmp_path / name, 1 << 25) for name in ("base", "other"))
+    seen = set()
+    for limit_mb in range(300, 800, 50):
+        done = limited("compare", base, other, "--threads", 2, "--format", "json", limit_bytes=limit_mb << 20)
+        if "memory does not suffice" in done.stderr:
+            assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+            seen.add("sentence")
+        if done.returncode == 0:
+            seen.add("done")
+            break
+    assert seen == {"sentence", "done"}
