@@ -234,30 +234,41 @@ class Staging:
     def __init__(self, files: Files, placed: Placed, sizes: np.ndarray, itemsizes: np.ndarray) -> None:
         self._itemsizes = itemsizes
         self.files = files  # held: a thread that runs on after an interrupt must not lose the maps under it
-        self._base = placed.offset.copy()  # within the file where staged; else it becomes an address
-        self._file = np.full(sizes.shape, -1, np.int64)
         self._open: list[_File] = []
-        self._base[sizes == 0] = 0
-        for k, n in zip(*np.nonzero((placed.file < 0) & (sizes > 0)), strict=True):
+        # Looked up by file: its place in `_open`, and what its offsets count from. The last is what is in memory only.
+        number = np.full(len(placed.paths) + 1, -1, np.int64)
+        origin = np.zeros(len(placed.paths) + 1, np.int64)
+        limits = np.zeros(len(placed.paths) + 1, np.int64)
+        taken = sizes > 0
+        used = np.where(taken, placed.file, -1)
+        for n, column in enumerate(used.T):
+            somewhere = np.full(len(placed.paths) + 1, -1, np.int64)
+            somewhere[column] = np.arange(len(column))
+            for which in np.flatnonzero(somewhere[:-1] >= 0):  # each checkpoint has a stamp of its own for a file
+                file = files.file(placed.paths[which], placed.columns[n][somewhere[which]].stamp)
+                if not limits[which]:
+                    number[which], origin[which] = self._opened(file)
+                    limits[which] = file.size
+        limits[-1] = np.iinfo(np.int64).max
+        beyond = placed.offset + sizes > limits[used]
+        if beyond.any():
+            k, n = np.argwhere(beyond)[0]
+            _require(files.file(placed.paths[used[k, n]]), placed.columns[n][k], int(sizes[k, n]))
+        self._file = number[used]
+        self._base = np.where(taken, placed.offset + origin[used], 0)  # within the file where staged; else an address
+        for k, n in zip(*np.nonzero((placed.file < 0) & taken), strict=True):
             self._base[k, n] = files.address(placed.columns[n][k], int(sizes[k, n]))
-        used = np.bincount(placed.file[(placed.file >= 0) & (sizes > 0)], minlength=1)
-        for number in np.flatnonzero(used):
-            here = (placed.file == number) & (sizes > 0)
-            k, n = np.argwhere(here)[0]
-            file = files.file(placed.paths[number], placed.columns[n][k].stamp)
-            beyond = here & (placed.offset + sizes > file.size)
-            if beyond.any():
-                k, n = np.argwhere(beyond)[0]
-                _require(file, placed.columns[n][k], int(sizes[k, n]))
-            array = None if file.staged else file.mapped
-            if array is None:
-                self._file[here] = len(self._open)
-                self._open.append(file)
-            else:
-                self._base[here] += int(array.ctypes.data)
         self._local = threading.local()
         # What was cold and would fill more than half of the memory that is free is let go again after it was used.
         self._drop = bool(self._open) and int(sizes[self._file >= 0].sum()) > _available_bytes() // 2
+
+    def _opened(self, file: _File) -> tuple[int, int]:
+        """The place of a file among those that are read, else -1; and the address that it is mapped to, else 0."""
+        array = None if file.staged else file.mapped
+        if array is not None:
+            return -1, int(array.ctypes.data)
+        self._open.append(file)
+        return len(self._open) - 1, 0
 
     @property
     def needed(self) -> bool:
