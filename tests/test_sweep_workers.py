@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -118,6 +119,20 @@ def test_bytes_in_flight_are_told(checkpoints, tmp_path):
     done = {task.number: outcomes for task, outcomes in run_processes(plan.tasks, settings, 2, told.append)}
     assert all(outcome.table for outcomes in done.values() for outcome in outcomes) and len(done) == 2
     assert max(told) > 0 and min(told) == 0 == told[-1]  # nothing is in flight when all is done
+
+
+def test_a_script_without_a_guard_is_told_so(checkpoints, tmp_path):
+    folder, base, _ = checkpoints
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import weighbridge\n"
+        "try:\n"
+        f"    weighbridge.sweep({str(base)!r}, [{str(folder / 'o-*')!r}], out={str(tmp_path / 'out')!r}, workers=2)\n"
+        "except weighbridge.WeighbridgeError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.startswith("worker processes do not start; leave --workers out (in a script, call sweep() under")
 
 
 def test_a_task_is_cut_into_its_others():
