@@ -19,7 +19,7 @@ from weighbridge.engine.sweep_plan import plan_sweep
 from weighbridge.engine.sweep_task import Task
 from weighbridge.engine.workers import run_processes, singly
 
-from support.sweeps import contents, family
+from support.sweeps import contents, family, mapped_without_pages
 
 
 @pytest.fixture(scope="module")
@@ -71,22 +71,9 @@ def _workers():
 
 @pytest.fixture
 def shrinking(checkpoints, tmp_path):
-    """A checkpoint whose map has no pages: reading it sends SIGBUS, as a file does that shrinks under a map.
-
-    It is sparse and lies in a full memory file system, so that no page can be made for what is read.
-    """
     _, _, others = checkpoints
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", disk], check=False).returncode:
-        pytest.skip("mounting is not permitted")
-    try:
-        data = others[0].read_bytes()
-        (disk / "o-0.safetensors").write_bytes(data[: 8 + int.from_bytes(data[:8], "little")])
-        os.truncate(disk / "o-0.safetensors", len(data))
-        yield disk / "o-0.safetensors"
-    finally:
-        subprocess.run(["umount", disk], check=True)
+    with mapped_without_pages(others[0], tmp_path / "disk") as path:
+        yield path
 
 
 def test_a_file_that_shrinks_under_its_map_is_the_one_that_fails(checkpoints, shrinking, tmp_path):
