@@ -77,3 +77,22 @@ def mapped_without_pages(like, disk):
         yield disk / "o-0.safetensors"
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+class Silent:
+    """A progress that says nothing; tests do what they like at its calls."""
+
+    def start(self, plan):
+        pass
+
+    def reading(self, nbytes):
+        pass
+
+    def finished(self, nbytes, outcomes):
+        pass
+
+    def say(self, text):
+        pass
+
+    def close(self):
+        pass
