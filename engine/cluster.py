@@ -1,8 +1,8 @@
 """The tasks of a sweep on a Ray cluster (the extra `cluster`). Where and when each runs is Ray's business.
 
 A task opens the checkpoints by the driver's own paths, so the nodes must see them. Each task looks for itself whether
-its node sees the folder of results as well, by a token that the driver left there. If so it writes the rows where they
-belong; if not it returns them, and the driver writes them.
+its node sees the folder of results as well, by the lock that the driver holds there. If so it writes the rows where
+they belong; if not it returns them, and the driver writes them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -69,11 +68,11 @@ def run_ray(tasks: Sequence[Task], settings: Settings, address: str) -> Iterator
         WeighbridgeError: as for `sweep_task.run_task`.
     """
     assert settings.out is not None
-    with _connected(address) as ray, _token(Store(settings.out)) as token:
+    with _connected(address) as ray, Store(settings.out).writer() as writer:
         wanted = _resources(ray, settings)
         there = replace(settings, out=os.path.abspath(settings.out), threads=int(wanted["num_cpus"]))
         remote = ray.remote(**wanted, max_retries=_RETRIES)(_on_node)
-        running = {remote.remote(task, there, os.getcwd(), token): task for task in tasks}
+        running = {remote.remote(task, there, os.getcwd(), writer.mark): task for task in tasks}
         while running:
             (ready, *_), _ = ray.wait(list(running), num_returns=1)
             task = running.pop(ready)
@@ -81,7 +80,7 @@ def run_ray(tasks: Sequence[Task], settings: Settings, address: str) -> Iterator
                 outcomes = ray.get(ready)
             except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError, ray.exceptions.OutOfMemoryError):
                 if len(task.others) > 1:
-                    running |= {remote.remote(each, there, os.getcwd(), token): each for each in singly(task)}
+                    running |= {remote.remote(each, there, os.getcwd(), writer.mark): each for each in singly(task)}
                 else:
                     yield task, given_up(task, settings, f"its process ended {_RETRIES + 1} times on the cluster")
                 continue
@@ -95,12 +94,12 @@ def run_ray(tasks: Sequence[Task], settings: Settings, address: str) -> Iterator
             yield task, keep(outcomes, settings) if any(each.table is not None for each in outcomes) else outcomes
 
 
-def _on_node(task: Task, settings: Settings, folder: str, token: str) -> list[Outcome]:
+def _on_node(task: Task, settings: Settings, folder: str, mark: str) -> list[Outcome]:
     """What runs on the cluster: `run_task`, with paths as they are for the driver."""
     with suppress(OSError):  # where it is not there, relative paths are told to be missing one by one
         os.chdir(folder)
     assert settings.out is not None
-    shared = (Path(settings.out) / token).is_file()
+    shared = (Path(settings.out) / mark).is_file()
     return run_task(task, settings if shared else replace(settings, out=None))
 
 
@@ -136,17 +135,6 @@ def _require_listener(address: str) -> None:
     if not host or not port.isdecimal():
         raise ValueError("it is not HOST:PORT")
     socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
-
-
-@contextmanager
-def _token(store: Store) -> Iterator[str]:
-    """The path within the store of a file that only who sees this very folder can see."""
-    name = f".shared-{uuid.uuid4().hex[:16]}"
-    (store.path / name).touch()
-    try:
-        yield name
-    finally:
-        (store.path / name).unlink(missing_ok=True)
 
 
 def _nodes(ray: Any) -> list[dict[str, Any]]:

@@ -181,7 +181,7 @@ class Store:
         from filelock import FileLock
 
         writer = Writer(self, uuid.uuid4().hex[:16])
-        path = self.path / _WRITERS / f"{writer.token}.lock"
+        path = self.path / writer.mark
         lock = FileLock(path)
         with self.locked():  # so that `clean` never sees the file before its lock is held
             lock.acquire(timeout=0)
@@ -222,10 +222,16 @@ class Store:
 
 
 class Writer:
-    """Row files under temporary names, published together."""
+    """Row files under temporary names, published together.
+
+    Attributes:
+        token: its name, like no other's.
+        mark: the path within the folder of its lock, which is there as long as it is.
+    """
 
     def __init__(self, store: Store, token: str) -> None:
         self.store, self.token = store, token
+        self.mark = f"{_WRITERS}/{token}.lock"
         self._waiting: dict[Path, Path] = {}
 
     def add(self, label: str, data: bytes) -> None:

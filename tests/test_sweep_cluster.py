@@ -16,7 +16,7 @@ from weighbridge.engine.errors import ClusterError, OptionError
 from weighbridge.engine.store import Store
 from weighbridge.engine.sweep_plan import plan_sweep
 
-from support.sweeps import contents, family
+from support.sweeps import contents, family, mapped_without_pages
 
 pytestmark = pytest.mark.slow
 
@@ -108,6 +108,18 @@ def test_a_node_killed_in_the_middle(cluster, checkpoints, tmp_path):
         assert ray.is_initialized()  # the connection was the caller's
     finally:
         ray.shutdown()
+
+
+def test_an_other_that_kills_its_process_is_the_one_that_fails(cluster, checkpoints, tmp_path):
+    folder, base, others = checkpoints
+    with mapped_without_pages(others[0], tmp_path / "disk") as poison:
+        sources = [others[0], poison, *others[1:]]
+        results = weighbridge.sweep(base, sources, out=tmp_path / "out", cluster=cluster.address, io="map")
+    assert results.labels == [str(other) for other in others[:-1]]
+    assert [each["label"] for each in results.failures] == [str(poison), str(others[-1])]
+    serial, found = contents(folder / "serial"), contents(tmp_path / "out")
+    del serial["sweep.json"], found["sweep.json"]
+    assert found == serial
 
 
 def _busy(ray, resource):

@@ -12,7 +12,7 @@ from weighbridge.engine.sweep import run_sweep
 from weighbridge.engine.sweep_plan import plan_sweep
 from weighbridge.engine.sweep_task import run_task
 
-from support.sweeps import contents, family
+from support.sweeps import Silent, contents, family
 
 
 def truncated(path):
@@ -112,7 +112,7 @@ def test_spoilt(folder, good_rows, spoil, when):
     require_only_the_third_failed(folder, run_sweep(plan), BAD[spoil], good_rows)
 
 
-class Meanwhile:
+class Meanwhile(Silent):
     """A progress that spoils a file when the first bytes have been read."""
 
     def __init__(self, act):
@@ -122,18 +122,6 @@ class Meanwhile:
         if not self.acted:
             self.acted = True
             self.act()
-
-    def start(self, plan):
-        pass
-
-    def finished(self, nbytes, outcomes):
-        pass
-
-    def say(self, text):
-        pass
-
-    def close(self):
-        pass
 
 
 def rewritten(path):

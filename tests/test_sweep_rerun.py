@@ -15,7 +15,7 @@ from weighbridge.engine.store import Store
 from weighbridge.engine.sweep import run_sweep
 from weighbridge.engine.sweep_plan import plan_sweep
 
-from support.sweeps import contents, family
+from support.sweeps import Silent, contents, family
 
 
 @pytest.fixture
@@ -158,28 +158,15 @@ def test_a_folder_taken_over_is_left_alone(folder):
     plan = plan_sweep(folder / "base.safetensors", [folder / "o-*"], out=folder / "out", batch_bytes=1)
     shutil.copy(folder / "base.safetensors", folder / "base-2.safetensors")
 
-    class Meanwhile:
+    class Meanwhile(Silent):
         """Begins another sweep as soon as the first task of this one is done."""
 
-        def __init__(self):
-            self.after = None
-
-        def start(self, plan):
-            pass
+        after = None
 
         def finished(self, nbytes, outcomes):
             if self.after is None:
                 weighbridge.sweep(folder / "base-2.safetensors", [folder / "o-*"], out=folder / "out", force=True)
                 self.after = contents(folder / "out")
-
-        def reading(self, nbytes):
-            pass
-
-        def say(self, text):
-            pass
-
-        def close(self):
-            pass
 
     meanwhile = Meanwhile()
     with pytest.raises(OutputError, match=r'was taken by another sweep \(of ".*base-2.safetensors"\)'):

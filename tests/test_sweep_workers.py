@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -18,7 +19,7 @@ from weighbridge.engine.sweep_plan import plan_sweep
 from weighbridge.engine.sweep_task import Task
 from weighbridge.engine.workers import run_processes, singly
 
-from support.sweeps import contents, family
+from support.sweeps import contents, family, mapped_without_pages
 
 
 @pytest.fixture(scope="module")
@@ -70,22 +71,9 @@ def _workers():
 
 @pytest.fixture
 def shrinking(checkpoints, tmp_path):
-    """A checkpoint whose map has no pages: reading it sends SIGBUS, as a file does that shrinks under a map.
-
-    It is sparse and lies in a full memory file system, so that no page can be made for what is read.
-    """
     _, _, others = checkpoints
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", disk], check=False).returncode:
-        pytest.skip("mounting is not permitted")
-    try:
-        data = others[0].read_bytes()
-        (disk / "o-0.safetensors").write_bytes(data[: 8 + int.from_bytes(data[:8], "little")])
-        os.truncate(disk / "o-0.safetensors", len(data))
-        yield disk / "o-0.safetensors"
-    finally:
-        subprocess.run(["umount", disk], check=True)
+    with mapped_without_pages(others[0], tmp_path / "disk") as path:
+        yield path
 
 
 def test_a_file_that_shrinks_under_its_map_is_the_one_that_fails(checkpoints, shrinking, tmp_path):
@@ -118,6 +106,20 @@ def test_bytes_in_flight_are_told(checkpoints, tmp_path):
     done = {task.number: outcomes for task, outcomes in run_processes(plan.tasks, settings, 2, told.append)}
     assert all(outcome.table for outcomes in done.values() for outcome in outcomes) and len(done) == 2
     assert max(told) > 0 and min(told) == 0 == told[-1]  # nothing is in flight when all is done
+
+
+def test_a_script_without_a_guard_is_told_so(checkpoints, tmp_path):
+    folder, base, _ = checkpoints
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import weighbridge\n"
+        "try:\n"
+        f"    weighbridge.sweep({str(base)!r}, [{str(folder / 'o-*')!r}], out={str(tmp_path / 'out')!r}, workers=2)\n"
+        "except weighbridge.WeighbridgeError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.startswith("worker processes do not start; leave --workers out (in a script, call sweep() under")
 
 
 def test_a_task_is_cut_into_its_others():

@@ -1,8 +1,12 @@
 """A sweep of small files for the tests of what is shown of it."""
 
 import json
+import os
+import subprocess
+from contextlib import contextmanager
 
 import numpy as np
+import pytest
 from safetensors.numpy import save_file
 
 import weighbridge
@@ -54,3 +58,41 @@ def contents(out):
     """All that a sweep's folder says: name -> bytes of each row file, and the manifest."""
     found = {path.name: path.read_bytes() for path in sorted((out / "rows").iterdir())}
     return found | {"sweep.json": json.loads((out / "sweep.json").read_text())}
+
+
+@contextmanager
+def mapped_without_pages(like, disk):
+    """A checkpoint in the new folder `disk` that sends SIGBUS when its map is read, as a file does that shrinks.
+
+    It is sparse and lies in a full memory file system, so that no page can be made for what is read.
+    """
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", disk]
+    if os.geteuid() or subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("mounting is not permitted")
+    try:
+        data = like.read_bytes()
+        (disk / "o-0.safetensors").write_bytes(data[: 8 + int.from_bytes(data[:8], "little")])
+        os.truncate(disk / "o-0.safetensors", len(data))
+        yield disk / "o-0.safetensors"
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+class Silent:
+    """A progress that says nothing; tests do what they like at its calls."""
+
+    def start(self, plan):
+        pass
+
+    def reading(self, nbytes):
+        pass
+
+    def finished(self, nbytes, outcomes):
+        pass
+
+    def say(self, text):
+        pass
+
+    def close(self):
+        pass
