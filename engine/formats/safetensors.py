@@ -110,7 +110,7 @@ def _require_memory(path: str, header_bytes: int) -> None:
     needed = _MEMORY_FACTOR * header_bytes
     if header_bytes >= _LARGE_HEADER_BYTES and needed > (room := _room_bytes()):
         raise ReadError(
-            f'"{path}" announces a header of {header_bytes:,} bytes, which may take {needed:,} bytes of memory to read, '
+            f'"{path}" announces a header of {header_bytes:,} bytes, which may take {needed:,} of memory to read, '
             f"and there are {room:,}; if it is to be trusted, open it where there is more."
         )
 
@@ -147,15 +147,13 @@ def _validated(path: str, head: bytes, file_bytes: int) -> tuple[list[tuple[str,
         if _NOT_COVERED not in str(error):
             raise FormatError(_explain(path, str(error), head, file_bytes)) from error
     # Names that stand there twice: the last holds, for the library as for Python.
-    entries = json.loads(head[8:], parse_int=_count)
+    try:
+        entries = json.loads(head[8:])
+    except ValueError:  # Python refuses to convert thousands of digits, which may stand where nobody looks
+        entries = json.loads(head[8:], parse_int=lambda digits: int(digits) if len(digits) <= 20 else 0)
     metadata = entries.pop("__metadata__", None) or {}
     # Empty tensors begin where another does; the sort is stable and leaves them in the header's order.
     return sorted(entries.items(), key=lambda item: item[1]["data_offsets"]), metadata
-
-
-def _count(digits: str) -> int:
-    """An integer of the header. Those that matter fit 64 bits; Python refuses to convert thousands of digits."""
-    return int(digits) if len(digits) <= 20 else 0
 
 
 def _explain(path: str, message: str, head: bytes, file_bytes: int) -> str:
