@@ -68,3 +68,12 @@ def test_memory_that_does_not_suffice_is_a_sentence(tmp_path):
             seen.add("done")
             break
     assert seen == {"sentence", "done"}
+
+
+def test_a_header_that_would_fill_memory(tmp_path):
+    """The library would end the process where it cannot allocate; it is not asked."""
+    header = b'{"a":{"dtype":"U8","data_offsets":[0,0],"shape":[' + b"0," * (24 << 20) + b"0]}}"
+    (tmp_path / "a.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    done = limited("inspect", tmp_path / "a.safetensors")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "announces a header of 50,331," in done.stderr and len(done.stderr.splitlines()) == 1

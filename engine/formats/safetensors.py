@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 import os
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from ..checkpoint import Stamp, TensorRef
@@ -32,6 +35,10 @@ BITS = {
     **dict.fromkeys(("F32", "I32", "U32"), 32),
     **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
 }
+
+# What the library takes at most for a byte of a header, in growing a list of numbers of one digit: 33, measured.
+_MEMORY_FACTOR = 35
+_LARGE_HEADER_BYTES = 8 << 20
 
 # How the library says that the offsets do not end where the file does.
 _NOT_COVERED = "not fully covered"
@@ -66,6 +73,7 @@ def read_safetensors(path: str) -> Shard:
             head = file.read(HEAD_BYTES)
             header_bytes = int.from_bytes(head[:8], "little")
             if header_bytes <= min(MAX_HEADER_BYTES, stamp.size - 8):
+                _require_memory(path, header_bytes)
                 file.seek(0)
                 head = file.read(8 + header_bytes)
         described, metadata = _validated(path, head, stamp.size)
@@ -94,6 +102,35 @@ def read_safetensors(path: str) -> Shard:
     return Shard(path, "safetensors", tuple(tensors), digest(head), metadata)
 
 
+def _require_memory(path: str, header_bytes: int) -> None:
+    """Raise ReadError where a hostile header could need more memory than there is: the library would abort.
+
+    A header of a thousand tensors has 100 KB, one of a million 100 MB; only the latter are looked at twice.
+    """
+    needed = _MEMORY_FACTOR * header_bytes
+    if header_bytes >= _LARGE_HEADER_BYTES and needed > (room := _room_bytes()):
+        raise ReadError(
+            f'"{path}" announces a header of {header_bytes:,} bytes, which may take {needed:,} of memory to read, '
+            f"and there are {room:,}; if it is to be trusted, open it where there is more."
+        )
+
+
+def _room_bytes() -> int:
+    """Memory that this process may still have: what is free, and what its limit of address space leaves."""
+    rooms = []
+    with suppress(OSError, ValueError, ImportError):
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if limit != resource.RLIM_INFINITY:
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            rooms.append(max(0, limit - pages * mmap.PAGESIZE))
+    with suppress(OSError, ValueError):
+        meminfo = Path("/proc/meminfo").read_text()
+        rooms.append(1024 * int(meminfo.partition("MemAvailable:")[2].split()[0]))
+    return min(rooms, default=1 << 62)
+
+
 def _validated(path: str, head: bytes, file_bytes: int) -> tuple[list[tuple[str, dict[str, Any]]], dict[str, str]]:
     """The entries of a header in the order of their bytes, and the free-form metadata, if the library accepts them.
 
@@ -110,15 +147,13 @@ def _validated(path: str, head: bytes, file_bytes: int) -> tuple[list[tuple[str,
         if _NOT_COVERED not in str(error):
             raise FormatError(_explain(path, str(error), head, file_bytes)) from error
     # Names that stand there twice: the last holds, for the library as for Python.
-    entries = json.loads(head[8:], parse_int=_count)
+    try:
+        entries = json.loads(head[8:])
+    except ValueError:  # Python refuses to convert thousands of digits, which may stand where nobody looks
+        entries = json.loads(head[8:], parse_int=lambda digits: int(digits) if len(digits) <= 20 else 0)
     metadata = entries.pop("__metadata__", None) or {}
     # Empty tensors begin where another does; the sort is stable and leaves them in the header's order.
     return sorted(entries.items(), key=lambda item: item[1]["data_offsets"]), metadata
-
-
-def _count(digits: str) -> int:
-    """An integer of the header. Those that matter fit 64 bits; Python refuses to convert thousands of digits."""
-    return int(digits) if len(digits) <= 20 else 0
 
 
 def _explain(path: str, message: str, head: bytes, file_bytes: int) -> str:
