@@ -24,6 +24,6 @@ def double_instructions(rig: Rig) -> tuple[int, Callable[[], object]]:
 
     def run() -> None:
         with torch.cuda.device(rig.device):
-            fma_kernel[(_PROGRAMS,)](out, 0.999, _LOOPS, WIDTH=_WIDTH, num_warps=_THREADS // 32)
+            fma_kernel[(_PROGRAMS,)](out, 0.999, _LOOPS, WIDTH=_WIDTH, num_warps=_THREADS // 32, enable_fp_fusion=True)
 
     return _PROGRAMS * _WIDTH * _LOOPS, run
