@@ -6,7 +6,7 @@ VENV := .venv
 PIP_INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 INSTALLED_FROM := setup.cfg pyproject.toml constraints.txt
 
-.PHONY: help demo test lint format bench tables clean
+.PHONY: help demo test lint format bench bench-gpu tables clean
 
 help:
 	@echo "make demo    write BERT and five models built on it, reduced, and compare them"
@@ -14,6 +14,7 @@ help:
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff rewrite what it can"
 	@echo "make bench   run the benchmarks and record their rows (a quarter of an hour, 30 GB of disk)"
+	@echo "make bench-gpu    the same for a GPU, on a machine that has one"
 	@echo "make tables  put the recorded rows into README.md"
 
 demo: $(VENV)/installed-base
@@ -37,6 +38,9 @@ format: $(VENV)/installed-lint
 
 bench: $(VENV)/installed-bench
 	$(VENV)/bin/python -m pytest benchmarks --benchmark-only $(ARGS)
+
+bench-gpu: $(VENV)/installed-test
+	$(VENV)/bin/python benchmarks/gpu/run.py $(ARGS)
 
 tables: $(VENV)/installed-base
 	$(VENV)/bin/python benchmarks/render.py

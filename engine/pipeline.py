@@ -65,13 +65,15 @@ class Pipeline:
     """Batches dealt out over devices.
 
     Args:
-        devices: at least one; the same device may be given several times.
+        devices: at least one; the same device may be given several times. A tensor is computed by one of them.
         pairs: (P, 2) int64.
         threads: for all devices together.
         limits: of memory.
         files: of the run.
         report: called with the bytes that were finished since its last call, from the thread that iterates; less than
             zero where work is done again.
+    Raises:
+        DeviceError: a device cannot be used at all.
     """
 
     def __init__(
@@ -153,9 +155,12 @@ class Lane:
     def __init__(self, device: Device, pipeline: Pipeline) -> None:
         self.device, self._of = device, pipeline
         self.bytes_copied = 0
-        self._transport = transport(device.name)
         limits = pipeline.limits
-        free = free_bytes(device.name)
+        try:
+            self._transport = transport(device.name)
+            free = free_bytes(device.name)
+        except RuntimeError as error:  # so full or so broken that not even a stream is to be had
+            raise DeviceError(f"{device.name} failed: {first_sentence(error)}; use --device cpu.") from error
         margin = max(free // 16, 256 << 20)  # for the context's own needs, and what others allocate meanwhile
         self._budget = limits.device_bytes if limits.device_bytes is not None else max(free - margin, free // 2)
         self._buffers = limits.buffers or pipeline.readers + _SPARE

@@ -119,6 +119,15 @@ def test_a_device_that_fails_is_a_sentence(tensors, monkeypatch):
         computed(tensors, 2, PAIR, buffer_bytes=1)
 
 
+def test_a_device_that_cannot_be_opened_is_a_sentence(tensors, monkeypatch):
+    def full(name):
+        raise RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported")
+
+    monkeypatch.setattr(pipeline, "transport", full)
+    with pytest.raises(DeviceError, match=r"^cuda:0 failed: CUDA error: out of memory; use --device cpu\.$"):
+        computed(tensors, 2, PAIR, devices=[Device("cuda:0", FUSED)])
+
+
 @pytest.mark.parametrize("memory", [8 << 20, 1 << 20])
 def test_limit_of_device_memory(tensors, usual, monkeypatch, slots, memory):
     """Buffers take half of the limit at most; slots of the tile the other half."""

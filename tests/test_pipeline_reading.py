@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from weighbridge.engine.errors import ReadError
-from weighbridge.engine.packing import ALIGNMENT, Packing, packed_bytes
+from weighbridge.engine.packing import Packing, packed_bytes
 from weighbridge.engine.plan import Joined, Placed
 from weighbridge.engine.reading import Files
 from weighbridge.kernels import cpu
@@ -52,7 +52,7 @@ def test_every_run_begins_at_a_multiple_of_16(tmp_path, io, gap, code, itemsize,
                 assert item[1:] == moved[1:]
                 for n in range(2):
                     at = found.places[moved[0], n] + item[1] * itemsize
-                    assert at % ALIGNMENT == 0
+                    assert at % 16 == 0
                     length = item[2] * itemsize
                     wanted = tensors[n][item[0]][1][item[1] * itemsize : item[1] * itemsize + length]
                     np.testing.assert_array_equal(target[at : at + length], wanted)

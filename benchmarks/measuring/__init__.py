@@ -5,9 +5,10 @@ from .ceiling import Span, bare_sum, cold_read, joined_spans
 from .results import Row, record, recorded
 from .size import SCALE, scaled
 from .turns import Seconds, Times, command, in_turn
-from .weights import Block, joined, moved, plainly, related, spans, write
+from .weights import ELEMENTS, Block, joined, moved, plainly, related, spans, write
 
 __all__ = [
+    "ELEMENTS",
     "SCALE",
     "Block",
     "Row",

@@ -22,7 +22,7 @@ class Row:
     """One figure, and all that is needed to judge it.
 
     Attributes:
-        question: the name of the benchmark's file, without `test_`.
+        question: the name of the benchmark's file, without `test_`; with `gpu_` before it for those of gpu/.
         subject: what was timed.
         against: what it was timed in turn with.
         asked: what was aimed at: "<= 2.5", the subject's time over the other's, or ">= 20", how many times as fast.
@@ -58,6 +58,8 @@ class Row:
     def in_words(self) -> str:
         """The question as its file asks it: the first line of the docstring."""
         path = RESULTS.parent / f"test_{self.question}.py"
+        if self.question.startswith("gpu_"):
+            path = RESULTS.parent / "gpu" / f"{self.question.removeprefix('gpu_')}.py"
         words = ast.get_docstring(ast.parse(path.read_text())) if path.exists() else None
         return words.splitlines()[0] if words else self.question.replace("_", " ")
 

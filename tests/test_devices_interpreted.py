@@ -1,0 +1,39 @@
+"""The fused kernels through the pipeline, by Triton's interpreter: the way of a GPU, on any machine."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("weighbridge.kernels.gpu")
+pytest.importorskip("triton")
+
+CODE = """
+import sys
+from pathlib import Path
+import numpy as np
+from weighbridge.engine.devices import FUSED, Device
+from weighbridge.engine.execute import execute
+from support.kernel_cases import same_bits
+from support.lanes import computed, related_files
+
+STAR = [(1, 0), (2, 0)]
+tensors = related_files(Path(sys.argv[1]), 3, ["F32", "BF16", "F8_E4M3", "F64", "F32"], [1000, 70, 300, 50, 0])
+wanted = execute(tensors, 3, STAR, device="cpu")
+usual, _ = computed(tensors, 3, STAR, devices=[Device("cpu", FUSED)])
+np.testing.assert_allclose(usual[0], wanted.selfs, rtol=2e-12)
+np.testing.assert_allclose(usual[1], wanted.pairs, rtol=2e-12)
+found, _ = computed(tensors, 3, STAR, devices=[Device("cpu", FUSED)], io="pread", buffer_bytes=1, buffers=2)
+assert same_bits(usual, found)
+print("as wanted")
+"""
+
+
+def test_fused_kernels_in_the_pipeline(tmp_path):
+    """Triton reads TRITON_INTERPRET when kernels are defined: a process of its own."""
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    line = [sys.executable, "-c", CODE, str(tmp_path)]
+    done = subprocess.run(line, capture_output=True, text=True, env=environment, check=False)
+    assert done.stdout == "as wanted\n", done.stderr
