@@ -1,0 +1,92 @@
+"""Stored elements out of 16-byte loads, in registers: no table, no memory but the tensor's own.
+
+A thread holds four 32-bit words of an operand, and `element` picks one of the elements in them as the working type:
+float32 where that holds every value of the dtype, float64 for the others. Every value is exact, but integers of 64 bits
+beyond 2**53, which are rounded to the nearest. bfloat16 is loaded as integers and shifted, 8-bit floats are put where
+float32 has exponent and mantissa and scaled by a power of two.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+__all__ = ["element"]
+
+
+@triton.jit
+def element(w0, w1, w2, w3, K: tl.constexpr, CODE: tl.constexpr, ITEMSIZE: tl.constexpr):
+    """Element K of 16 bytes: w0 ... w3 are int32 tensors of one shape, the result is float32 or float64 of that shape."""
+    WORD: tl.constexpr = K * ITEMSIZE // 4
+    if ITEMSIZE == 8:
+        low, high = (w0, w1) if K == 0 else (w2, w3)
+        return _wide(low, high, CODE)
+    else:
+        word = w0 if WORD == 0 else (w1 if WORD == 1 else (w2 if WORD == 2 else w3))
+        return _narrow(word, K * ITEMSIZE % 4, CODE, ITEMSIZE)
+
+
+@triton.jit
+def _wide(low, high, CODE: tl.constexpr):
+    bits = (high.to(tl.int64) << 32) | low.to(tl.uint32, bitcast=True).to(tl.int64)
+    if CODE == "F64":
+        return bits.to(tl.float64, bitcast=True)
+    elif CODE == "I64":
+        return bits.to(tl.float64)
+    else:  # U64, rounded once
+        return bits.to(tl.uint64, bitcast=True).to(tl.float64)
+
+
+@triton.jit
+def _narrow(word, BYTE: tl.constexpr, CODE: tl.constexpr, ITEMSIZE: tl.constexpr):
+    top = word << (32 - 8 * (BYTE + ITEMSIZE)) if BYTE + ITEMSIZE < 4 else word  # the element's bits uppermost
+    if CODE == "F32":
+        return word.to(tl.float32, bitcast=True)
+    elif CODE == "I32":
+        return word.to(tl.float64)
+    elif CODE == "U32":
+        return word.to(tl.uint32, bitcast=True).to(tl.float64)
+    elif CODE == "BF16":
+        return (top & -65536).to(tl.float32, bitcast=True)
+    elif CODE == "F16":
+        return (top >> 16).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
+    elif CODE == "BOOL":
+        return ((top & -16777216) != 0).to(tl.float32)
+    elif CODE == "I16" or CODE == "I8":
+        return (top >> (32 - 8 * ITEMSIZE)).to(tl.float32)
+    elif CODE == "U16" or CODE == "U8":
+        return (top.to(tl.uint32, bitcast=True) >> (32 - 8 * ITEMSIZE)).to(tl.int32, bitcast=True).to(tl.float32)
+    elif CODE == "F8_E4M3":
+        return _minifloat(top, 4, 7, "fn")
+    elif CODE == "F8_E5M2":
+        return _minifloat(top, 5, 15, "ieee")
+    elif CODE == "F8_E4M3FNUZ":
+        return _minifloat(top, 4, 8, "fnuz")
+    elif CODE == "F8_E5M2FNUZ":
+        return _minifloat(top, 5, 16, "fnuz")
+    else:
+        return _power_of_two(top)
+
+
+@triton.jit
+def _minifloat(top, EXPONENT_BITS: tl.constexpr, BIAS: tl.constexpr, SPECIAL: tl.constexpr):
+    """An 8-bit float in the upper byte; its subnormals come out right because float32 holds them as subnormals."""
+    DOWN: tl.constexpr = 8 - EXPONENT_BITS  # from 1 sign bit and the exponent to 1 sign bit and 8 bits of exponent
+    MASK: tl.constexpr = -(1 << 31) + (0x7F << (24 - DOWN))
+    SCALE: tl.constexpr = 2.0 ** (127 - BIAS)
+    value = ((top >> DOWN) & MASK).to(tl.float32, bitcast=True) * SCALE
+    if SPECIAL == "fn":
+        return tl.where((top & 0x7F000000) == 0x7F000000, float("nan"), value)
+    elif SPECIAL == "ieee":
+        huge = ((top >> DOWN) | 0x7F800000).to(tl.float32, bitcast=True)  # infinity, or NaN where there is a mantissa
+        return tl.where((top & 0x7C000000) == 0x7C000000, huge, value)
+    else:
+        return tl.where((top & -16777216) == -(1 << 31), float("nan"), value)
+
+
+@triton.jit
+def _power_of_two(top):
+    """F8_E8M0: 2 ** (raw - 127), 255 is NaN; the smallest is a float32 subnormal."""
+    raw = (top >> 24) & 0xFF
+    bits = tl.where(raw == 0, 0x00400000, raw << 23)
+    return tl.where(raw == 255, 0x7FC00000, bits).to(tl.float32, bitcast=True)
