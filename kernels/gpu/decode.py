@@ -2,8 +2,9 @@
 
 A thread holds four 32-bit words of an operand, and `element` picks one of the elements in them as the working type:
 float32 where that holds every value of the dtype, float64 for the others. Every value is exact, but integers of 64 bits
-beyond 2**53, which are rounded to the nearest. bfloat16 is loaded as integers and shifted, 8-bit floats are put where
-float32 has exponent and mantissa and scaled by a power of two.
+beyond 2**53, which are rounded to the nearest. bfloat16 is loaded as integers and shifted. 8-bit floats are put where
+float32 has exponent and mantissa and scaled by a power of two: six instructions. The two common formats have a fast way,
+two at a time into the halves of a register as float16, whose exponent is as wide or wider: two or three instructions.
 """
 
 from __future__ import annotations
@@ -15,15 +16,32 @@ __all__ = ["element"]
 
 
 @triton.jit
-def element(w0, w1, w2, w3, K: tl.constexpr, CODE: tl.constexpr, ITEMSIZE: tl.constexpr):
-    """Element K of 16 bytes: w0 ... w3 are int32 tensors of one shape, the result is float32 or float64 of that shape."""
+def element(w0, w1, w2, w3, K: tl.constexpr, CODE: tl.constexpr, ITEMSIZE: tl.constexpr, CAREFUL: tl.constexpr):
+    """Element K of 16 bytes.
+
+    w0 ... w3 are int32 tensors of one shape, the result is float32 or float64 of that shape. Unless CAREFUL, F8_E4M3
+    comes in units of 256, and its NaN as 480.
+    """
     WORD: tl.constexpr = K * ITEMSIZE // 4
+    BYTE: tl.constexpr = K * ITEMSIZE % 4
+    word = w0 if WORD == 0 else (w1 if WORD == 1 else (w2 if WORD == 2 else w3))
     if ITEMSIZE == 8:
-        low, high = (w0, w1) if K == 0 else (w2, w3)
-        return _wide(low, high, CODE)
+        return _wide(word, w1 if K == 0 else w3, CODE)
+    elif CODE == "F16":
+        return _half(word, BYTE)
+    elif CODE == "F8_E5M2":  # the upper byte of a float16
+        return _half((word << 8 if BYTE % 2 == 0 else word) & -16711936, BYTE // 2 * 2)
+    elif CODE == "F8_E4M3" and not CAREFUL:  # the exponent is a bit shorter, its bias 8 less
+        upper = word << 8 if BYTE % 2 == 0 else word
+        return _half((upper & -2147450880) | ((upper >> 1) & 0x3F803F80), BYTE // 2 * 2)
     else:
-        word = w0 if WORD == 0 else (w1 if WORD == 1 else (w2 if WORD == 2 else w3))
-        return _narrow(word, K * ITEMSIZE % 4, CODE, ITEMSIZE)
+        return _narrow(word, BYTE, CODE, ITEMSIZE)
+
+
+@triton.jit
+def _half(word, BYTE: tl.constexpr):
+    """The float16 at a byte of a word."""
+    return (word >> (8 * BYTE)).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
 
 
 @triton.jit
@@ -48,8 +66,6 @@ def _narrow(word, BYTE: tl.constexpr, CODE: tl.constexpr, ITEMSIZE: tl.constexpr
         return word.to(tl.uint32, bitcast=True).to(tl.float64)
     elif CODE == "BF16":
         return (top & -65536).to(tl.float32, bitcast=True)
-    elif CODE == "F16":
-        return (top >> 16).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
     elif CODE == "BOOL":
         return ((top & -16777216) != 0).to(tl.float32)
     elif CODE == "I16" or CODE == "I8":
@@ -58,8 +74,6 @@ def _narrow(word, BYTE: tl.constexpr, CODE: tl.constexpr, ITEMSIZE: tl.constexpr
         return (top.to(tl.uint32, bitcast=True) >> (32 - 8 * ITEMSIZE)).to(tl.int32, bitcast=True).to(tl.float32)
     elif CODE == "F8_E4M3":
         return _minifloat(top, 4, 7, "fn")
-    elif CODE == "F8_E5M2":
-        return _minifloat(top, 5, 15, "ieee")
     elif CODE == "F8_E4M3FNUZ":
         return _minifloat(top, 4, 8, "fnuz")
     elif CODE == "F8_E5M2FNUZ":
@@ -77,9 +91,6 @@ def _minifloat(top, EXPONENT_BITS: tl.constexpr, BIAS: tl.constexpr, SPECIAL: tl
     value = ((top >> DOWN) & MASK).to(tl.float32, bitcast=True) * SCALE
     if SPECIAL == "fn":
         return tl.where((top & 0x7F000000) == 0x7F000000, float("nan"), value)
-    elif SPECIAL == "ieee":
-        huge = ((top >> DOWN) | 0x7F800000).to(tl.float32, bitcast=True)  # infinity, or NaN where there is a mantissa
-        return tl.where((top & 0x7C000000) == 0x7C000000, huge, value)
     else:
         return tl.where((top & -16777216) == -(1 << 31), float("nan"), value)
 

@@ -3,22 +3,24 @@
     selfs: Σ|x|, Σx², Σx, max|x|, #nonfinite          pairs: Σ|x-y|, Σ(x-y)², Σxy, max|x-y|, #(x ≠ y)
 
 A program walks one strip (16,384 elements of a chunk) of the operands of one cell: A operands x and B operands y of one
-dtype each, a pair, a base and four others, or a square of 4 x 4. A thread loads 16 bytes of every operand at a time and
-owns one lane of every sum; the lanes are added at the end and the strip's sums go to its own slots. Shapes: operands are
-[A, THREADS] and [B, THREADS], pairs [A, B, THREADS]. Accumulators are float64 and stand for one element a thread, so a
-lane's sum is over 128 elements, in the order of memory: its rounding error is below 128 units of 2**-53, and a pair's or
-an operand's sums are the same bits whatever else the cell holds. Multiplications are fused where `fma` stands and nowhere
-else: the launcher switches contraction off.
+dtype each, a pair, a base and four others, or a square. A thread loads 16 bytes of every operand at a time and owns one
+lane of every sum; the lanes are added at the end and the strip's sums go to its own slots. Shapes: operands are
+[A, THREADS] and [B, THREADS], pairs [A, B, THREADS]. Accumulators are float64, one a lane, and a lane's sum is over 128
+elements in the order of memory: its rounding error is below 128 units of 2**-53, and a pair's or an operand's sums are
+the same bits whatever else the cell holds. A multiplication is fused with an addition where `fma` stands and nowhere else:
+the launcher switches contraction off.
 
-How Σx and Σxy, which may cancel, are certain to 1e-12:
+The strip is walked fast, and once more with care if anything is in doubt after that; it is still in the second-level
+cache then. The walk with care carries the rounding errors of Σx and Σxy along (two-sums), counts what is not finite, and
+takes every maximum in float64. The end of a strip, where loads have masks, is always walked so. In doubt are
 
-- A lane of values up to float32 is exact when Σ|x| has no bits below those of its smallest element; its smallest
-  magnitude is known from an integer minimum. Of weights, one strip in a hundred has a lane that fails.
-- So are the products of two bfloat16 or 8-bit values, which have at most 16 bits.
-- Where a lane fails, the strip is walked once more with two-sums; it is still in the second-level cache.
-- Σxy of wider values and Σx of float64 carry two-sums along all the time: 7 instructions more a pair.
+- a Σx that may cancel: unless a lane's Σ|x| has no bits below those of its smallest element, an integer minimum. Then
+  the lane is exact. Of weights, one strip of float32 in 400 is in doubt, none of float16 and 8-bit floats (`dtypes`).
+- a Σxy of bfloat16 or 8-bit values, for the like reason: one strip in 13. Wider products carry two-sums all the time.
+- a maximum that float32 may have rounded: |x-y| of bfloat16 and 8-bit values is fast in float32.
+- whatever is not finite; the fast way to read F8_E4M3 takes NaN for 480, which is no value of it.
 
-Non-finite elements are counted on a second walk too, of strips whose largest magnitude is not finite.
+Where a lane is exact, two-sums add nothing, so the same bits come out of both walks.
 """
 
 from __future__ import annotations
@@ -28,6 +30,16 @@ import triton.language as tl
 
 from . import constants
 from .decode import element
+from .dtypes import (
+    bits_in,
+    exact_differences,
+    exact_elements,
+    exact_products,
+    largest_fast,
+    needs_least,
+    scale_of,
+    size_of,
+)
 from .exact import added, bits_of, joined_lanes, largest_of
 
 __all__ = ["tile_kernel"]
@@ -40,6 +52,7 @@ LANE = tl.constexpr(constants.LANE)
 SLOTS = tl.constexpr(constants.SLOTS)
 COMPENSATED = tl.constexpr(2e-27)  # error of a compensated sum of a strip, in units of the sum of its terms' magnitudes
 TINIEST = tl.constexpr(5e-324)  # least bound of a sum of products that are not all zero: its own product may underflow
+INFINITY = tl.constexpr(0x7FF0000000000000)
 NAN_WINS = tl.constexpr(tl.PropagateNan.ALL)
 
 
@@ -60,106 +73,122 @@ def _words(arena, at, first, length, ITEMSIZE: tl.constexpr, MASKED: tl.constexp
 
 
 @triton.jit
-def _value(words, first, length, K: tl.constexpr, CODE: tl.constexpr, ITEMSIZE: tl.constexpr, MASKED: tl.constexpr):
-    """Element K of 16 bytes as working type [A, THREADS], 0 behind the end."""
-    x = element(words[0], words[1], words[2], words[3], K, CODE, ITEMSIZE)
-    if MASKED:
+def _value(
+    words, first, length,
+    K: tl.constexpr, CODE: tl.constexpr, ITEMSIZE: tl.constexpr, SCALED: tl.constexpr, CAREFUL: tl.constexpr,
+):  # fmt: skip
+    """Element K of 16 bytes as working type [A, THREADS], in units of `scale_of` the dtype; 0 behind the end."""
+    x = element(words[0], words[1], words[2], words[3], K, CODE, ITEMSIZE, CAREFUL)
+    if not CAREFUL and not SCALED and scale_of(CODE) != 1.0:
+        x *= scale_of(CODE)
+    if CAREFUL:
         x = tl.where((first + K < length)[None, :], x, 0.0)
+        if SCALED:
+            x *= 1.0 / scale_of(CODE)
     return x
 
 
 @triton.jit
-def _add_self(sums, x, BITS: tl.constexpr, WANTED: tl.constexpr):
-    """An element of each operand added to its sums; the largest and smallest magnitudes always."""
-    sum_abs, squares, total, low, largest, smallest = sums
+def _add_self(sums, x, BITS: tl.constexpr, WANTED: tl.constexpr, LEAST: tl.constexpr, CAREFUL: tl.constexpr):
+    """An element of each operand added to its sums [A, THREADS]."""
+    sum_abs, squares, total, low, largest, smallest, nonfinite = sums
     wide = x.to(tl.float64)
     if x.dtype == tl.float32:
         largest = tl.maximum(largest, tl.abs(x), propagate_nan=NAN_WINS)
-        # Twice the bits have no sign; less 2, zero becomes the largest of all.
-        smallest = tl.minimum(smallest, (x.to(tl.uint32, bitcast=True) << 1) - 2)
+        if LEAST:  # twice the bits have no sign; less 2, zero becomes the largest of all
+            smallest = tl.minimum(smallest, (x.to(tl.uint32, bitcast=True) << 1) - 2)
     else:
         largest = tl.maximum(largest, bits_of(x))
     if WANTED:
         sum_abs += tl.abs(wide)
         squares = tl.fma(wide, wide, squares)
-        if BITS <= 24:
-            total += wide
-        else:
+        if BITS > 24 or CAREFUL:
             total, low = added(total, low, wide)
-    return sum_abs, squares, total, low, largest, smallest
+        else:
+            total += wide
+        if CAREFUL:
+            nonfinite += (bits_of(wide) >= INFINITY).to(tl.int32)
+    return sum_abs, squares, total, low, largest, smallest, nonfinite
 
 
 @triton.jit
-def _add_dot(dot, low, x, y, BITS: tl.constexpr):
-    """x * y added with its rounding errors; products of more than 53 bits bring their own."""
-    product = x * y
-    if BITS > 53:
-        low += tl.fma(x, y, -product)
-    return added(dot, low, product)
-
-
-@triton.jit
-def _add_pairs(sums, x, y, BITS: tl.constexpr):
+def _add_pairs(sums, x, y, BITS: tl.constexpr, EXACT: tl.constexpr, CAREFUL: tl.constexpr):
     """An element of every x [A, THREADS] and y [B, THREADS] added to the sums of their pairs [A, B, THREADS]."""
     sum_abs, squares, dot, low, largest, differing = sums
     if x.dtype == y.dtype:
         differing += (x[:, None, :] != y[None, :, :]).to(tl.int32)
     else:
         differing += (x.to(tl.float64)[:, None, :] != y.to(tl.float64)[None, :, :]).to(tl.int32)
+    if largest.dtype == tl.float32:
+        largest = tl.maximum(largest, tl.abs(x[:, None, :] - y[None, :, :]), propagate_nan=NAN_WINS)
     x = x.to(tl.float64)[:, None, :]
     y = y.to(tl.float64)[None, :, :]
     d = x - y
-    size = tl.abs(d)
-    sum_abs += size
+    sum_abs += tl.abs(d)
     squares = tl.fma(d, d, squares)
-    largest = tl.maximum(largest, bits_of(d))
-    if BITS <= 16:
+    if largest.dtype == tl.int64:
+        largest = tl.maximum(largest, bits_of(d))
+    if EXACT or (BITS <= 16 and not CAREFUL):
         dot = tl.fma(x, y, dot)
     else:
-        dot, low = _add_dot(dot, low, x, y, BITS)
+        product = x * y
+        if BITS > 53:
+            low += tl.fma(x, y, -product)
+        dot, low = added(dot, low, product)
     return sum_abs, squares, dot, low, largest, differing
 
 
 @triton.jit
 def _vector(
     arena, x_at, y_at, first, length, xs, ys, pairs,
-    CODE_X: tl.constexpr, SIZE_X: tl.constexpr, BITS_X: tl.constexpr, SELF_X: tl.constexpr,
-    CODE_Y: tl.constexpr, SIZE_Y: tl.constexpr, BITS_Y: tl.constexpr, SELF_Y: tl.constexpr,
-    PAIRS: tl.constexpr, MASKED: tl.constexpr,
+    CODE_X: tl.constexpr, SELF_X: tl.constexpr, CODE_Y: tl.constexpr, SELF_Y: tl.constexpr, PAIRS: tl.constexpr,
+    CAREFUL: tl.constexpr,
 ):  # fmt: skip
     """The elements that a thread takes in one step: 16 bytes of the narrower dtype, as many elements of the other."""
-    WIDTH_X: tl.constexpr = 16 // SIZE_X
-    WIDTH_Y: tl.constexpr = 16 // SIZE_Y
-    WIDTH: tl.constexpr = max(WIDTH_X, WIDTH_Y)
-    for k in tl.static_range(WIDTH):
+    WIDTH_X: tl.constexpr = 16 // size_of(CODE_X)
+    WIDTH_Y: tl.constexpr = 16 // size_of(CODE_Y)
+    SCALED: tl.constexpr = CODE_X == CODE_Y
+    LEAST: tl.constexpr = needs_least(CODE_X, CODE_Y, PAIRS)
+    for k in tl.static_range(max(WIDTH_X, WIDTH_Y)):
         if k % WIDTH_X == 0:
             x_first = first + k
-            x_words = _words(arena, x_at, x_first, length, SIZE_X, MASKED)
+            x_words = _words(arena, x_at, x_first, length, size_of(CODE_X), CAREFUL)
         if PAIRS and k % WIDTH_Y == 0:
             y_first = first + k
-            y_words = _words(arena, y_at, y_first, length, SIZE_Y, MASKED)
-        x = _value(x_words, x_first, length, k % WIDTH_X, CODE_X, SIZE_X, MASKED)
-        xs = _add_self(xs, x, BITS_X, SELF_X)
+            y_words = _words(arena, y_at, y_first, length, size_of(CODE_Y), CAREFUL)
+        x = _value(x_words, x_first, length, k % WIDTH_X, CODE_X, size_of(CODE_X), SCALED, CAREFUL)
+        xs = _add_self(xs, x, bits_in(CODE_X), SELF_X, LEAST, CAREFUL)
         if PAIRS:
-            y = _value(y_words, y_first, length, k % WIDTH_Y, CODE_Y, SIZE_Y, MASKED)
-            ys = _add_self(ys, y, BITS_Y, SELF_Y)
-            pairs = _add_pairs(pairs, x, y, BITS_X + BITS_Y)
+            y = _value(y_words, y_first, length, k % WIDTH_Y, CODE_Y, size_of(CODE_Y), SCALED, CAREFUL)
+            ys = _add_self(ys, y, bits_in(CODE_Y), SELF_Y, LEAST, CAREFUL)
+            pairs = _add_pairs(
+                pairs, x, y, bits_in(CODE_X) + bits_in(CODE_Y), exact_products(CODE_X, CODE_Y), CAREFUL
+            )
     return xs, ys, pairs
 
 
 @triton.jit
-def _empty_self(ROWS: tl.constexpr, NARROW: tl.constexpr):
+def _no_self(ROWS: tl.constexpr, CODE: tl.constexpr):
+    """Self sums of nothing."""
     zero = tl.zeros([ROWS, THREADS], tl.float64)
-    smallest = tl.full([ROWS, THREADS], 0xFFFFFFFF, tl.uint32)
-    if NARROW:
-        return zero, zero, zero, zero, tl.zeros([ROWS, THREADS], tl.float32), smallest
-    else:
-        return zero, zero, zero, zero, tl.zeros([ROWS, THREADS], tl.int64), smallest
+    largest = tl.zeros([ROWS, THREADS], tl.float32 if bits_in(CODE) <= 24 else tl.int64)
+    return (
+        zero, zero, zero, zero, largest, tl.full([ROWS, THREADS], 0xFFFFFFFF, tl.uint32),
+        tl.zeros([ROWS, THREADS], tl.int32),
+    )  # fmt: skip
+
+
+@triton.jit
+def _no_pairs(A: tl.constexpr, B: tl.constexpr, SHORT: tl.constexpr):
+    """Pair sums of nothing; the maximum is a float32, or the bits of a float64."""
+    zero = tl.zeros([A, B, THREADS], tl.float64)
+    largest = tl.zeros([A, B, THREADS], tl.float32 if SHORT else tl.int64)
+    return zero, zero, zero, zero, largest, tl.zeros([A, B, THREADS], tl.int32)
 
 
 @triton.jit
 def _ends(sums):
-    """The largest magnitude of each lane, and the smallest above zero, as float64; infinity where there is none."""
+    """The largest magnitude of each lane as float64, and the smallest above zero, infinity where there is none."""
     largest, smallest = sums[4], sums[5]
     if largest.dtype == tl.float32:
         bits = (smallest + 2) >> 1
@@ -170,46 +199,63 @@ def _ends(sums):
 
 
 @triton.jit
-def _self_again(arena, at, length, CODE: tl.constexpr, ITEMSIZE: tl.constexpr):
-    """A strip's Σx with two-sums, and its non-finite elements, lane by lane."""
-    WIDTH: tl.constexpr = 16 // ITEMSIZE
-    total = tl.zeros([at.shape[0], THREADS], tl.float64)
-    low = total
-    nonfinite = tl.zeros([at.shape[0], THREADS], tl.int32)
-    for step in range(0, tl.cdiv(length, THREADS * WIDTH)):
-        first = (step * THREADS + tl.arange(0, THREADS)) * WIDTH
-        words = _words(arena, at, first, length, ITEMSIZE, True)
-        for k in tl.static_range(WIDTH):
-            x = _value(words, first, length, k, CODE, ITEMSIZE, True).to(tl.float64)
-            total, low = added(total, low, x)
-            nonfinite += (bits_of(x) >= 0x7FF0000000000000).to(tl.int32)
-    return total, low, nonfinite
+def _exact_self(sums, CODE: tl.constexpr):
+    """Whether each lane's Σx is exact: all elements are multiples of the smallest one times 2**-bits."""
+    if exact_elements(CODE):
+        return tl.full(sums[0].shape, 1, tl.int1)
+    elif bits_in(CODE) <= 24:
+        return ~(sums[0] > _ends(sums)[1] * 2.0 ** (53 - bits_in(CODE)))
+    else:
+        return tl.full(sums[0].shape, 0, tl.int1)
 
 
 @triton.jit
-def _dots_again(
-    arena, x_at, y_at, length,
-    CODE_X: tl.constexpr, SIZE_X: tl.constexpr, CODE_Y: tl.constexpr, SIZE_Y: tl.constexpr,
+def _exact_dots(xs, ys, CODE_X: tl.constexpr, CODE_Y: tl.constexpr):
+    """Whether each lane's Σxy [A, B, THREADS] is exact, for the like reason."""
+    BITS: tl.constexpr = bits_in(CODE_X) + bits_in(CODE_Y)
+    x_largest, x_smallest = _ends(xs)
+    y_largest, y_smallest = _ends(ys)
+    most = LANE * x_largest[:, None, :] * y_largest[None, :, :]
+    if exact_products(CODE_X, CODE_Y):
+        return tl.full(most.shape, 1, tl.int1)
+    elif BITS <= 16:
+        return ~(most > x_smallest[:, None, :] * y_smallest[None, :, :] * 2.0 ** (53 - BITS))
+    else:
+        return tl.full(most.shape, 0, tl.int1)
+
+
+@triton.jit
+def _some(found):
+    return tl.max(tl.ravel(found.to(tl.int32)), axis=0) > 0
+
+
+@triton.jit
+def _in_doubt(
+    xs, ys, pairs,
+    CODE_X: tl.constexpr, SELF_X: tl.constexpr, CODE_Y: tl.constexpr, SELF_Y: tl.constexpr, PAIRS: tl.constexpr,
 ):  # fmt: skip
-    """A strip's Σxy with two-sums; products have at most 53 bits."""
-    WIDTH_X: tl.constexpr = 16 // SIZE_X
-    WIDTH_Y: tl.constexpr = 16 // SIZE_Y
-    WIDTH: tl.constexpr = max(WIDTH_X, WIDTH_Y)
-    dot = tl.zeros([x_at.shape[0], y_at.shape[0], THREADS], tl.float64)
-    low = dot
-    for step in range(0, tl.cdiv(length, THREADS * WIDTH)):
-        first = (step * THREADS + tl.arange(0, THREADS)) * WIDTH
-        for k in tl.static_range(WIDTH):
-            if k % WIDTH_X == 0:
-                x_first = first + k
-                x_words = _words(arena, x_at, x_first, length, SIZE_X, True)
-            if k % WIDTH_Y == 0:
-                y_first = first + k
-                y_words = _words(arena, y_at, y_first, length, SIZE_Y, True)
-            x = _value(x_words, x_first, length, k % WIDTH_X, CODE_X, SIZE_X, True).to(tl.float64)
-            y = _value(y_words, y_first, length, k % WIDTH_Y, CODE_Y, SIZE_Y, True).to(tl.float64)
-            dot, low = _add_dot(dot, low, x[:, None, :], y[None, :, :], 0)
-    return dot, low
+    """Whether a fast walk must be made again, for any of the reasons above."""
+    SCALED: tl.constexpr = CODE_X == CODE_Y
+    x_largest, x_smallest = _ends(xs)
+    again = _some(~(x_largest <= largest_fast(CODE_X, SCALED)))
+    if SELF_X and bits_in(CODE_X) <= 24:
+        again |= _some(~_exact_self(xs, CODE_X))
+    if PAIRS:
+        y_largest, y_smallest = _ends(ys)
+        again |= _some(~(y_largest <= largest_fast(CODE_Y, SCALED)))
+        if SELF_Y and bits_in(CODE_Y) <= 24:
+            again |= _some(~_exact_self(ys, CODE_Y))
+        if bits_in(CODE_X) + bits_in(CODE_Y) <= 16:
+            again |= _some(~_exact_dots(xs, ys, CODE_X, CODE_Y))
+        largest = pairs[4]
+        if largest.dtype == tl.float32 and not exact_differences(CODE_X, CODE_Y):
+            # Differences are multiples of 2**-8 of the smaller of these; rounding keeps the order, so only the lanes
+            # with the largest matter.
+            wide = largest.to(tl.float64)
+            least = tl.minimum(x_smallest[:, None, :], y_smallest[None, :, :])
+            most = tl.max(bits_of(wide), axis=2, keep_dims=True)
+            again |= _some((bits_of(wide) == most) & ~(wide <= 65536.0 * least))
+    return again
 
 
 @triton.jit
@@ -227,65 +273,45 @@ def _store(slots, column, sum_abs, squares, high, low, bound, largest, count):
 
 
 @triton.jit
-def _close_self(
-    arena, at, length, slots, column, sums, CODE: tl.constexpr, ITEMSIZE: tl.constexpr, BITS: tl.constexpr,
-):  # fmt: skip
-    """The lanes of self sums [A, THREADS] added and stored."""
-    sum_abs, squares, total, low, _, _ = sums
-    largest, smallest = _ends(sums)
-    nonfinite = tl.zeros([at.shape[0], THREADS], tl.int32)
-    infinite = bits_of(largest) >= 0x7FF0000000000000
-    if BITS <= 24:  # all elements of a lane are multiples of smallest * 2**-BITS
-        doubtful = (sum_abs > smallest * 2.0 ** (53 - BITS)) | infinite
-    else:
-        doubtful = infinite
-    again = tl.max(doubtful.to(tl.int32), axis=1, keep_dims=True)
-    if tl.max(again) > 0:
-        total_again, low_again, nonfinite = _self_again(arena, at, length, CODE, ITEMSIZE)
-        total = tl.where(again > 0, total_again, total)
-        low = tl.where(again > 0, low_again, low)
+def _close_self(slots, column, sums, CODE: tl.constexpr, SCALE: tl.constexpr):
+    """The lanes of self sums [A, THREADS] added and stored, in units of 1 again."""
+    sum_abs, squares, total, low, _, _, nonfinite = sums
+    size = tl.sum(sum_abs, axis=1)[:, None]
     high, rest = joined_lanes(total[:, None, :], low[:, None, :], LOG2_THREADS)
-    sizes = tl.sum(sum_abs, axis=1)[:, None]
-    if BITS <= 24:
-        bound = tl.where(again > 0, COMPENSATED * sizes, 0.0)
-    else:
-        bound = COMPENSATED * sizes
+    inexact = tl.max((~_exact_self(sums, CODE)).to(tl.int32), axis=1)[:, None] > 0
     _store(
-        slots, column[:, None], sizes, tl.sum(squares, axis=1)[:, None], high, rest, bound,
-        largest_of(bits_of(largest)[:, None, :]), tl.sum(nonfinite, axis=1)[:, None],
-    )  # fmt: skip
+        slots,
+        column[:, None],
+        size * SCALE,
+        tl.sum(squares, axis=1)[:, None] * (SCALE * SCALE),
+        high * SCALE,
+        rest * SCALE,
+        tl.where(inexact, COMPENSATED * size * SCALE, 0.0),
+        largest_of(bits_of(_ends(sums)[0])[:, None, :]) * SCALE,
+        tl.sum(nonfinite, axis=1)[:, None],
+    )
 
 
 @triton.jit
-def _close_pairs(
-    arena, x_at, y_at, length, slots, column, xs, ys, sums,
-    CODE_X: tl.constexpr, SIZE_X: tl.constexpr, BITS_X: tl.constexpr,
-    CODE_Y: tl.constexpr, SIZE_Y: tl.constexpr, BITS_Y: tl.constexpr,
-):  # fmt: skip
+def _close_pairs(slots, column, xs, ys, sums, CODE_X: tl.constexpr, CODE_Y: tl.constexpr, SCALE: tl.constexpr):
     """The lanes of pair sums [A, B, THREADS] added and stored."""
     sum_abs, squares, dot, low, largest, differing = sums
-    x_largest, x_smallest = _ends(xs)
-    y_largest, y_smallest = _ends(ys)
-    if BITS_X + BITS_Y <= 16:
-        # All products of a lane are multiples of this but for a power of two, and their sum is at most LANE times ...
-        unit = x_smallest[:, None, :] * y_smallest[None, :, :] * 2.0 ** (53 - BITS_X - BITS_Y)
-        doubtful = LANE * x_largest[:, None, :] * y_largest[None, :, :] > unit
-        again = tl.max(doubtful.to(tl.int32), axis=2, keep_dims=True)
-        if tl.max(again) > 0:
-            dot_again, low_again = _dots_again(arena, x_at, y_at, length, CODE_X, SIZE_X, CODE_Y, SIZE_Y)
-            dot = tl.where(again > 0, dot_again, dot)
-            low = tl.where(again > 0, low_again, low)
-        inexact = tl.max(again, axis=2) > 0
-    else:
-        inexact = tl.full([x_at.shape[0], y_at.shape[0]], 1, tl.int1)
     high, rest = joined_lanes(dot, low, LOG2_THREADS)
-    x_most = largest_of(bits_of(x_largest)[:, None, :])
-    y_most = tl.trans(largest_of(bits_of(y_largest)[:, None, :]))
-    bound = tl.maximum(COMPENSATED * STRIP * x_most * y_most, TINIEST)
+    x_most = largest_of(bits_of(_ends(xs)[0])[:, None, :])  # [A, 1]
+    y_most = tl.trans(largest_of(bits_of(_ends(ys)[0])[:, None, :]))  # [1, B]
+    bound = tl.maximum(COMPENSATED * (STRIP * SCALE * SCALE) * x_most * y_most, TINIEST)
+    inexact = tl.max((~_exact_dots(xs, ys, CODE_X, CODE_Y)).to(tl.int32), axis=2) > 0
     _store(
-        slots, column, tl.sum(sum_abs, axis=2), tl.sum(squares, axis=2), high, rest,
-        tl.where(inexact & (x_most > 0) & (y_most > 0), bound, 0.0), largest_of(largest), tl.sum(differing, axis=2),
-    )  # fmt: skip
+        slots,
+        column,
+        tl.sum(sum_abs, axis=2) * SCALE,
+        tl.sum(squares, axis=2) * (SCALE * SCALE),
+        high * (SCALE * SCALE),
+        rest * (SCALE * SCALE),
+        tl.where(inexact & (x_most > 0) & (y_most > 0), bound, 0.0),
+        largest_of(largest) * SCALE,
+        tl.sum(differing, axis=2),
+    )
 
 
 @triton.jit
@@ -298,10 +324,8 @@ def tile_kernel(
     cell_count,
     columns,
     A: tl.constexpr, B: tl.constexpr,
-    CODE_X: tl.constexpr, SIZE_X: tl.constexpr, BITS_X: tl.constexpr, SELF_X: tl.constexpr,
-    CODE_Y: tl.constexpr, SIZE_Y: tl.constexpr, BITS_Y: tl.constexpr, SELF_Y: tl.constexpr,
-    PAIRS: tl.constexpr,
-    UNROLL: tl.constexpr,
+    CODE_X: tl.constexpr, SELF_X: tl.constexpr, CODE_Y: tl.constexpr, SELF_Y: tl.constexpr, PAIRS: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
     """One program per (item, strip of its chunk, cell), the cells of a strip side by side: they share what L2 holds."""
     program = tl.program_id(0)
@@ -312,32 +336,37 @@ def tile_kernel(
     length = tl.maximum(tl.minimum(tl.load(item + 1) - strip * STRIP, STRIP), 0).to(tl.int32)
 
     a, b = tl.arange(0, A), tl.arange(0, B)
-    x_at = tl.load(item + 2 + tl.load(cell + a)) * 4 + strip * (STRIP * SIZE_X // 4)
-    y_at = tl.load(item + 2 + tl.load(cell + A + b)) * 4 + strip * (STRIP * SIZE_Y // 4)
-    xs, ys = _empty_self(A, BITS_X <= 24), _empty_self(B, BITS_Y <= 24)
-    zero = tl.zeros([A, B, THREADS], tl.float64)
-    pairs = zero, zero, zero, zero, tl.zeros([A, B, THREADS], tl.int64), tl.zeros([A, B, THREADS], tl.int32)
-
-    STEP: tl.constexpr = THREADS * max(16 // SIZE_X, 16 // SIZE_Y)
-    lanes = tl.arange(0, THREADS) * (STEP // THREADS)
+    x_at = tl.load(item + 2 + tl.load(cell + a)) * 4 + strip * (STRIP * size_of(CODE_X) // 4)
+    y_at = tl.load(item + 2 + tl.load(cell + A + b)) * 4 + strip * (STRIP * size_of(CODE_Y) // 4)
+    WIDTH: tl.constexpr = 16 // min(size_of(CODE_X), size_of(CODE_Y))
+    STEP: tl.constexpr = THREADS * WIDTH
+    lanes = tl.arange(0, THREADS) * WIDTH
+    SHORT: tl.constexpr = bits_in(CODE_X) + bits_in(CODE_Y) <= 16
+    xs, ys, pairs = _no_self(A, CODE_X), _no_self(B, CODE_Y), _no_pairs(A, B, SHORT)
     whole = length // STEP
-    for step in tl.range(0, whole, loop_unroll_factor=UNROLL):
+    for step in tl.range(0, whole, num_stages=STAGES):
         xs, ys, pairs = _vector(
             arena, x_at, y_at, step * STEP + lanes, length, xs, ys, pairs,
-            CODE_X, SIZE_X, BITS_X, SELF_X, CODE_Y, SIZE_Y, BITS_Y, SELF_Y, PAIRS, False,
-        )  # fmt: skip
-    if whole * STEP < length:
-        xs, ys, pairs = _vector(
-            arena, x_at, y_at, whole * STEP + lanes, length, xs, ys, pairs,
-            CODE_X, SIZE_X, BITS_X, SELF_X, CODE_Y, SIZE_Y, BITS_Y, SELF_Y, PAIRS, True,
+            CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, False,
         )  # fmt: skip
 
+    again = _in_doubt(xs, ys, pairs, CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS)
+    if SHORT:
+        pairs = pairs[0], pairs[1], pairs[2], pairs[3], bits_of(pairs[4].to(tl.float64)), pairs[5]
+    if again:
+        xs, ys, pairs = _no_self(A, CODE_X), _no_self(B, CODE_Y), _no_pairs(A, B, False)
+        whole = 0
+    for step in range(whole, tl.cdiv(length, STEP)):
+        xs, ys, pairs = _vector(
+            arena, x_at, y_at, step * STEP + lanes, length, xs, ys, pairs,
+            CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, True,
+        )  # fmt: skip
+
+    SCALE_X: tl.constexpr = scale_of(CODE_X) if CODE_X == CODE_Y else 1.0
     if SELF_X:
-        _close_self(arena, x_at, length, slots, tl.load(cell + A + B + a), xs, CODE_X, SIZE_X, BITS_X)
+        _close_self(slots, tl.load(cell + A + B + a), xs, CODE_X, SCALE_X)
     if SELF_Y:
-        _close_self(arena, y_at, length, slots, tl.load(cell + 2 * A + B + b), ys, CODE_Y, SIZE_Y, BITS_Y)
+        _close_self(slots, tl.load(cell + 2 * A + B + b), ys, CODE_Y, SCALE_X)
     if PAIRS:
         column = tl.load(cell + 2 * (A + B) + a[:, None] * B + b[None, :])
-        _close_pairs(
-            arena, x_at, y_at, length, slots, column, xs, ys, pairs, CODE_X, SIZE_X, BITS_X, CODE_Y, SIZE_Y, BITS_Y
-        )
+        _close_pairs(slots, column, xs, ys, pairs, CODE_X, CODE_Y, SCALE_X)

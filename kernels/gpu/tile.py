@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import cpu
-from ..decoders import DECODERS
-from .available import interpreted
 from .cells import Launch, launches
 from .constants import GATHER_LANES, SLOTS, STRIPS, SUMS, THREADS
 
@@ -25,22 +23,16 @@ TASK_BYTES = 64 << 20
 
 def tile_constants(launch: Launch) -> dict[str, Any]:
     """What `fused.tile_kernel` is compiled for."""
-    x, y = DECODERS[launch.x], DECODERS[launch.y]
     a, b = launch.shape
     return {
         "A": a,
         "B": b,
-        "CODE_X": x.code,
-        "SIZE_X": x.itemsize,
-        "BITS_X": x.bits,
+        "CODE_X": launch.x,
         "SELF_X": launch.self_x,
-        "CODE_Y": y.code,
-        "SIZE_Y": y.itemsize,
-        "BITS_Y": y.bits,
+        "CODE_Y": launch.y,
         "SELF_Y": launch.self_y,
         "PAIRS": launch.pairs,
-        # Loads of two steps are under way together where a step is one or two of them.
-        "UNROLL": 2 if a * b == 1 else 1,
+        "STAGES": 4 if a + b <= 2 else 3,  # steps whose loads are under way: 12 KiB a program, or 20 for five operands
     }
 
 
