@@ -8,6 +8,7 @@ all y. A launch has cells of one kind and runs over all items.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -89,10 +90,8 @@ class _Plan:
         for position, xs in enumerate(groups):
             for ys in groups[: position + 1]:
                 if any((max(i, j), min(i, j)) in layer for i in xs for j in ys):
-                    wide = any(DECODERS[self.codes[n]].bits > 11 for n in (xs[0], ys[0]))
-                    for half in _runs(ys, _SIDE // 2) if wide else [ys]:  # two-sums take twice the registers
-                        for quarter in _runs(xs, _SIDE // 2) if wide else [xs]:
-                            self._add(quarter, half, layer, _power(len(quarter)), _power(len(half)))
+                    for part, half in itertools.product(_runs(xs, 2), _runs(ys, 2)):
+                        self._add(part, half, layer, _power(len(part)), _power(len(half)))
 
     def alone(self) -> None:
         for same in self._by_code(sorted(self.waiting)):

@@ -42,7 +42,10 @@ _SIZES = {code: decoder.itemsize for code, decoder in DECODERS.items()}
 _BITS = {code: decoder.bits for code, decoder in DECODERS.items()}
 # The unit in which `decode.element` is fast: float16 holds F8_E4M3 in units of 256 without arithmetic.
 _SCALES = dict.fromkeys(DECODERS, 1.0) | {"F8_E4M3": 256.0}
-_LARGEST = {code: (2 - 2.0**-23) * 2.0**127 if decoder.wide == "f32" else sys.float_info.max for code, decoder in DECODERS.items()}
+_LARGEST = {
+    code: (2 - 2.0**-23) * 2.0**127 if decoder.wide == "f32" else sys.float_info.max
+    for code, decoder in DECODERS.items()
+}
 _LARGEST["F8_E4M3"] = 448.0
 _LANE_BITS = LANE.bit_length() - 1
 _MANTISSA = 53

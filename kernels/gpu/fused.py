@@ -142,14 +142,14 @@ def _add_pairs(sums, x, y, BITS: tl.constexpr, EXACT: tl.constexpr, CAREFUL: tl.
 def _vector(
     arena, x_at, y_at, first, length, xs, ys, pairs,
     CODE_X: tl.constexpr, SELF_X: tl.constexpr, CODE_Y: tl.constexpr, SELF_Y: tl.constexpr, PAIRS: tl.constexpr,
-    CAREFUL: tl.constexpr,
+    WIDTH: tl.constexpr, CAREFUL: tl.constexpr,
 ):  # fmt: skip
-    """The elements that a thread takes in one step: 16 bytes of the narrower dtype, as many elements of the other."""
+    """The next WIDTH elements of each thread: 16 bytes of an operand at a time."""
     WIDTH_X: tl.constexpr = 16 // size_of(CODE_X)
     WIDTH_Y: tl.constexpr = 16 // size_of(CODE_Y)
     SCALED: tl.constexpr = CODE_X == CODE_Y
     LEAST: tl.constexpr = needs_least(CODE_X, CODE_Y, PAIRS)
-    for k in tl.static_range(max(WIDTH_X, WIDTH_Y)):
+    for k in tl.static_range(WIDTH):
         if k % WIDTH_X == 0:
             x_first = first + k
             x_words = _words(arena, x_at, x_first, length, size_of(CODE_X), CAREFUL)
@@ -161,9 +161,7 @@ def _vector(
         if PAIRS:
             y = _value(y_words, y_first, length, k % WIDTH_Y, CODE_Y, size_of(CODE_Y), SCALED, CAREFUL)
             ys = _add_self(ys, y, bits_in(CODE_Y), SELF_Y, LEAST, CAREFUL)
-            pairs = _add_pairs(
-                pairs, x, y, bits_in(CODE_X) + bits_in(CODE_Y), exact_products(CODE_X, CODE_Y), CAREFUL
-            )
+            pairs = _add_pairs(pairs, x, y, bits_in(CODE_X) + bits_in(CODE_Y), exact_products(CODE_X, CODE_Y), CAREFUL)
     return xs, ys, pairs
 
 
@@ -347,7 +345,7 @@ def tile_kernel(
     for step in tl.range(0, whole, num_stages=STAGES):
         xs, ys, pairs = _vector(
             arena, x_at, y_at, step * STEP + lanes, length, xs, ys, pairs,
-            CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, False,
+            CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, WIDTH, False,
         )  # fmt: skip
 
     again = _in_doubt(xs, ys, pairs, CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS)
@@ -356,10 +354,11 @@ def tile_kernel(
     if again:
         xs, ys, pairs = _no_self(A, CODE_X), _no_self(B, CODE_Y), _no_pairs(A, B, False)
         whole = 0
-    for step in range(whole, tl.cdiv(length, STEP)):
+    PARTS: tl.constexpr = max(WIDTH // 4, 1)  # few elements at a time: more would take the registers
+    for part in range(whole * PARTS, tl.cdiv(length, STEP) * PARTS):
         xs, ys, pairs = _vector(
-            arena, x_at, y_at, step * STEP + lanes, length, xs, ys, pairs,
-            CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, True,
+            arena, x_at, y_at, part // PARTS * STEP + part % PARTS * (WIDTH // PARTS) + lanes, length, xs, ys, pairs,
+            CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, WIDTH // PARTS, True,
         )  # fmt: skip
 
     SCALE_X: tl.constexpr = scale_of(CODE_X) if CODE_X == CODE_Y else 1.0
