@@ -45,7 +45,7 @@ def available(device: torch.device | str = "cuda") -> str | None:
         return f"torch {torch.__version__} was built without CUDA"
     try:
         count = torch.cuda.device_count()
-        if device.index is not None and device.index >= count or not count:
+        if not count or (device.index or 0) >= count:
             return f"torch finds {count} CUDA devices"
         major, minor = torch.cuda.get_device_capability(device)
     except (RuntimeError, AssertionError) as problem:  # an old driver, a device that is lost

@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import cpu
 from .cells import Launch, launches
-from .constants import GATHER_LANES, SLOTS, STRIPS, SUMS, THREADS
+from .constants import SLOTS, STRIPS, SUMS, THREADS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
