@@ -320,16 +320,20 @@ def tile_kernel(
     slots,  # (strips, columns, SLOTS) float64
     operands,
     cell_count,
+    strips,
     columns,
     A: tl.constexpr, B: tl.constexpr,
     CODE_X: tl.constexpr, SELF_X: tl.constexpr, CODE_Y: tl.constexpr, SELF_Y: tl.constexpr, PAIRS: tl.constexpr,
     STAGES: tl.constexpr,
 ):  # fmt: skip
-    """One program per (item, strip of its chunk, cell), the cells of a strip side by side: they share what L2 holds."""
+    """One program per (item, strip of its chunk, cell), the cells of a strip side by side: they share what L2 holds.
+
+    strips: how many strips the longest item has; all others are walked as strips of nothing.
+    """
     program = tl.program_id(0)
     cell = cells + (program % cell_count) * (2 * (A + B) + A * B)
-    strip = program // cell_count % STRIPS
-    item = items + (program // cell_count // STRIPS).to(tl.int64) * (2 + operands)
+    strip = program // cell_count % strips
+    item = items + (program // cell_count // strips).to(tl.int64) * (2 + operands)
     slots += (tl.load(item) * STRIPS + strip) * columns * SLOTS
     length = tl.maximum(tl.minimum(tl.load(item + 1) - strip * STRIP, STRIP), 0).to(tl.int32)
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import cpu
 from .cells import Launch, launches
-from .constants import SLOTS, STRIPS, SUMS, THREADS
+from .constants import SLOTS, STRIP, STRIPS, SUMS, THREADS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,7 +74,8 @@ class Tile:
             (launch, torch.from_numpy(launch.cells).to(self.device)) for launch in launches(codes, self.pairs)
         ]
         self._columns = len(self.decoders) + len(self.pairs)
-        self._slots = torch.empty(
+        # Zeros: strips behind the end of a chunk are not run.
+        self._slots = torch.zeros(
             (len(self.items) * STRIPS, self._columns, SLOTS), dtype=torch.float64, device=self.device
         )
 
@@ -102,15 +103,17 @@ class Tile:
         assert not (starts % 16).any() and arena.data_ptr() % 16 == 0
         table = self._on_device(np.c_[items[:, 3], items[:, 2], starts // 16])
         words = arena[: arena.numel() // 4 * 4].view(torch.int32)
+        strips = -(-int(items[:, 2].max()) // STRIP)
         with self._current():
             for launch, cells in self._launches:
-                tile_kernel[(len(items) * STRIPS * len(cells),)](
+                tile_kernel[(len(items) * strips * len(cells),)](
                     words,
                     table,
                     cells,
                     self._slots,
                     len(self.decoders),
                     len(cells),
+                    strips,
                     self._columns,
                     **tile_constants(launch),
                     **options(),
