@@ -334,7 +334,6 @@ def tile_kernel(
     cell = cells + (program % cell_count) * (2 * (A + B) + A * B)
     strip = program // cell_count % strips
     item = items + (program // cell_count // strips).to(tl.int64) * (2 + operands)
-    slots += (tl.load(item) * STRIPS + strip) * columns * SLOTS
     length = tl.maximum(tl.minimum(tl.load(item + 1) - strip * STRIP, STRIP), 0).to(tl.int32)
 
     a, b = tl.arange(0, A), tl.arange(0, B)
@@ -365,6 +364,7 @@ def tile_kernel(
             CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, WIDTH // PARTS, True,
         )  # fmt: skip
 
+    slots += (tl.load(item) * STRIPS + strip) * columns * SLOTS
     SCALE_X: tl.constexpr = scale_of(CODE_X) if CODE_X == CODE_Y else 1.0
     if SELF_X:
         _close_self(slots, tl.load(cell + A + B + a), xs, CODE_X, SCALE_X)
