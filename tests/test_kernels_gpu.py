@@ -9,6 +9,7 @@ import itertools
 
 import numpy as np
 import pytest
+from test_kernels_accuracy import CANCELLING, RANGES
 
 from weighbridge.kernels import gpu
 from weighbridge.kernels.decoders import DECODERS
@@ -29,7 +30,6 @@ from support.kernel_cases import (
     run,
     same_bits,
 )
-from test_kernels_accuracy import CANCELLING, RANGES
 
 pytestmark = [
     pytest.mark.gpu,

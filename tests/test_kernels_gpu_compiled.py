@@ -51,7 +51,9 @@ def test_no_spills_and_wide_loads(machines, name):
     assert all(".128" in load for load in machine.loads()), machine.loads()
 
 
-@pytest.mark.parametrize(("name", "most"), [("F32 pair sm_90", 19), ("BF16 pair sm_90", 11), ("F8_E4M3 pair sm_90", 11)])
+@pytest.mark.parametrize(
+    ("name", "most"), [("F32 pair sm_90", 19), ("BF16 pair sm_90", 11), ("F8_E4M3 pair sm_90", 11)]
+)
 def test_float64_instructions_of_a_pair(machines, name, most):
     """What a Hopper GPU has time for while memory brings a pair, see the kernels' docstring."""
     machine, (launch, _) = machines[name], VARIANTS[name]

@@ -1,4 +1,4 @@
-"""Whether the fused kernels can run here, and on which devices float64 is fast. Never raises."""
+"""Whether the fused kernels can run here."""
 
 from __future__ import annotations
 
@@ -9,13 +9,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["OLDEST_TRITON", "available", "fast_float64", "interpreted"]
+__all__ = ["OLDEST_TRITON", "available", "interpreted"]
 
-OLDEST_TRITON = (3, 3)  # tuples in kernels
-
-# Compute capabilities whose float64 units run at half the rate of float32: P100, V100, A100, H100 and H200, B100 and
-# B200 (NVIDIA, CUDA C++ Programming Guide, table of arithmetic throughput). All others have 1/32 or 1/64 of it.
-_FAST_FLOAT64 = {(6, 0), (7, 0), (8, 0), (9, 0), (10, 0)}
+OLDEST_TRITON = (3, 4)  # functions of constants, tuples in kernels; tested with 3.9
 
 
 def interpreted() -> bool:
@@ -24,7 +20,10 @@ def interpreted() -> bool:
 
 
 def available(device: torch.device | str = "cuda") -> str | None:
-    """Why this device cannot run the fused kernels, as a clause ("Triton is not installed"), or None where it can."""
+    """Why this device cannot run the fused kernels, as a clause ("Triton is not installed"), or None where it can.
+
+    It does not raise, whatever the device or the driver.
+    """
     try:
         found = version("triton")
     except PackageNotFoundError:
@@ -53,10 +52,3 @@ def available(device: torch.device | str = "cuda") -> str | None:
     if major < 8:
         return f"{torch.cuda.get_device_name(device)} has compute capability {major}.{minor} and the kernels need 8.0"
     return None
-
-
-def fast_float64(device: torch.device) -> bool:
-    """Whether float64 runs at a useful speed there; the interpreter counts as a device that has it."""
-    import torch
-
-    return device.type != "cuda" or torch.cuda.get_device_capability(device) in _FAST_FLOAT64

@@ -1,9 +1,9 @@
 """How the operands and pairs of a tile are dealt out to kernel launches: policy, and nothing of a device.
 
 A cell is what one program holds: A operands x, B operands y, and the pairs between them that are wanted. Three kinds
-serve everything: a base (B = 1) with up to four others, so that the base is loaded once for them; squares of 4 x 4
-operands for any other list of pairs, so that a load serves four pairs; operands alone. All x of a cell have one dtype, and
-all y. A launch has cells of one kind and runs over all items.
+serve everything: a base (B = 1) with up to four others, so that the base is loaded once for them; squares of 2 x 2
+operands for any other list of pairs, so that a load serves two pairs (sums of 4 x 2 would spill registers); operands
+alone. All x of a cell have one dtype, and all y. A launch has cells of one kind and runs over all items.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Launch:
         x, y: the dtypes of the two sides.
         self_x, self_y: whether the self sums of that side are taken.
         pairs: whether pair sums are.
-        cells: (cells, 2 * (A + B) + A * B) int64: the operands x and y of each cell, the columns of slots that their self
-            sums go to, -1 for none, and those of the pairs, x by x.
+        cells: (cells, 2 * (A + B) + A * B) int64: the operands x and y of each cell, the columns of slots that their
+            self sums go to, -1 for none, and those of the pairs, x by x.
         shape: (A, B), powers of two.
     """
 
@@ -44,7 +44,7 @@ class Launch:
 
 
 def launches(codes: Sequence[str], pairs: np.ndarray) -> list[Launch]:
-    """Every operand's self sums in one cell, and every pair's sums in one; self sums of n are column n, pair p is N + p.
+    """Every operand's self sums in one cell, and every pair's sums in one; operand n is column n, pair p is N + p.
 
     Where a cell has operands to spare it holds one of them twice, and what it makes of the second is nobody's.
 

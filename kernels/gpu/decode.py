@@ -1,10 +1,10 @@
 """Stored elements out of 16-byte loads, in registers: no table, no memory but the tensor's own.
 
 A thread holds four 32-bit words of an operand, and `element` picks one of the elements in them as the working type:
-float32 where that holds every value of the dtype, float64 for the others. Every value is exact, but integers of 64 bits
-beyond 2**53, which are rounded to the nearest. bfloat16 is loaded as integers and shifted. 8-bit floats are put where
-float32 has exponent and mantissa and scaled by a power of two: six instructions. The two common formats have a fast way,
-two at a time into the halves of a register as float16, whose exponent is as wide or wider: two or three instructions.
+float32 where that holds every value of the dtype, float64 for the others. Every value is exact, but integers of 64
+bits beyond 2**53, which are rounded to the nearest. bfloat16 is loaded as integers and shifted. 8-bit floats are put
+where float32 has exponent and mantissa and scaled by a power of two: six instructions. The two common formats have a
+fast way, two at a time into the halves of a register as float16, whose exponent is as wide or wider: two or three.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Sums without loss: two-sum for one element a lane, and the sum of all lanes in two parts.
 
-Sources: Knuth, The Art of Computer Programming 2, 4.2.2, theorem B (two-sum); Rump, Ogita, Oishi, Accurate Floating-Point
-Summation I, SIAM J. Sci. Comput. 31 (2008), section 3 (the upper parts of a vector, cut off at one power of two, add
-without rounding in any order).
+Sources: Knuth, The Art of Computer Programming 2, 4.2.2, theorem B (two-sum); Rump, Ogita, Oishi, Accurate
+Floating-Point Summation I, SIAM J. Sci. Comput. 31 (2008), section 3 (the upper parts of a vector, cut off at one power
+of two, add without rounding in any order).
 """
 
 from __future__ import annotations
@@ -40,9 +40,8 @@ def joined_lanes(high, low, LOG2_LANES: tl.constexpr):
     What is not finite makes the first part what IEEE says, and the second 0.
     """
     top = (tl.max(bits_of(high), axis=2, keep_dims=True) & 0x7FF0000000000000).to(tl.float64, bitcast=True)
-    pin = top * (1.5 * 2.0 ** (LOG2_LANES + 2))  # above any partial sum of the lanes
+    finite = top < float("inf")
+    pin = tl.where(finite, top * (1.5 * 2.0 ** (LOG2_LANES + 2)), 0.0)  # above any partial sum of the lanes
     upper = (high + pin) - pin
-    plain, upper_total = tl.sum(high, axis=2), tl.sum(upper, axis=2)
     rest = tl.sum((high - upper) + low, axis=2)
-    finite = tl.abs(plain) < float("inf")
-    return tl.where(finite, upper_total, plain), tl.where(finite, rest, 0.0)
+    return tl.sum(upper, axis=2), tl.where(tl.max(finite.to(tl.int32), axis=2) > 0, rest, 0.0)

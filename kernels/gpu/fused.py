@@ -7,16 +7,16 @@ dtype each, a pair, a base and four others, or a square. A thread loads 16 bytes
 lane of every sum; the lanes are added at the end and the strip's sums go to its own slots. Shapes: operands are
 [A, THREADS] and [B, THREADS], pairs [A, B, THREADS]. Accumulators are float64, one a lane, and a lane's sum is over 128
 elements in the order of memory: its rounding error is below 128 units of 2**-53, and a pair's or an operand's sums are
-the same bits whatever else the cell holds. A multiplication is fused with an addition where `fma` stands and nowhere else:
-the launcher switches contraction off.
+the same bits whatever else the cell holds. A multiplication is fused with an addition where `fma` stands and nowhere
+else: the launcher switches contraction off.
 
-The strip is walked fast, and once more with care if anything is in doubt after that; it is still in the second-level
-cache then. The walk with care carries the rounding errors of Σx and Σxy along (two-sums), counts what is not finite, and
+The strip is walked fast, and once more with care if anything is in doubt after that; the second-level cache still has
+it then. The walk with care carries the rounding errors of Σx and Σxy along (two-sums), counts what is not finite, and
 takes every maximum in float64. The end of a strip, where loads have masks, is always walked so. In doubt are
 
 - a Σx that may cancel: unless a lane's Σ|x| has no bits below those of its smallest element, an integer minimum. Then
   the lane is exact. Of weights, one strip of float32 in 400 is in doubt, none of float16 and 8-bit floats (`dtypes`).
-- a Σxy of bfloat16 or 8-bit values, for the like reason: one strip in 13. Wider products carry two-sums all the time.
+- a Σxy of bfloat16 or 8-bit values, for the like reason. Wider products carry two-sums all the time.
 - a maximum that float32 may have rounded: |x-y| of bfloat16 and 8-bit values is fast in float32.
 - whatever is not finite; the fast way to read F8_E4M3 takes NaN for 480, which is no value of it.
 
@@ -223,8 +223,17 @@ def _exact_dots(xs, ys, CODE_X: tl.constexpr, CODE_Y: tl.constexpr):
 
 
 @triton.jit
-def _some(found):
-    return tl.max(tl.ravel(found.to(tl.int32)), axis=0) > 0
+def _exact_dots_by_squares(
+    xs, ys, CODE_X: tl.constexpr, SELF_X: tl.constexpr, CODE_Y: tl.constexpr, SELF_Y: tl.constexpr
+):
+    """The same, found more often: |Σxy| is at most the root of Σx² Σy² (Cauchy and Schwarz), where those are taken."""
+    BITS: tl.constexpr = bits_in(CODE_X) + bits_in(CODE_Y)
+    x_largest, x_smallest = _ends(xs)
+    y_largest, y_smallest = _ends(ys)
+    x_squares = xs[1] if SELF_X else LANE * x_largest * x_largest
+    y_squares = ys[1] if SELF_Y else LANE * y_largest * y_largest
+    unit = x_smallest[:, None, :] * y_smallest[None, :, :] * 2.0 ** (53 - BITS)
+    return ~(1.001 * x_squares[:, None, :] * y_squares[None, :, :] > unit * unit)
 
 
 @triton.jit
@@ -235,16 +244,18 @@ def _in_doubt(
     """Whether a fast walk must be made again, for any of the reasons above."""
     SCALED: tl.constexpr = CODE_X == CODE_Y
     x_largest, x_smallest = _ends(xs)
-    again = _some(~(x_largest <= largest_fast(CODE_X, SCALED)))
+    x_sound = x_largest <= largest_fast(CODE_X, SCALED)  # [A, THREADS], False for NaN
     if SELF_X and bits_in(CODE_X) <= 24:
-        again |= _some(~_exact_self(xs, CODE_X))
+        x_sound &= _exact_self(xs, CODE_X)
+    sound = x_sound[:, None, :]
     if PAIRS:
         y_largest, y_smallest = _ends(ys)
-        again |= _some(~(y_largest <= largest_fast(CODE_Y, SCALED)))
+        y_sound = y_largest <= largest_fast(CODE_Y, SCALED)
         if SELF_Y and bits_in(CODE_Y) <= 24:
-            again |= _some(~_exact_self(ys, CODE_Y))
-        if bits_in(CODE_X) + bits_in(CODE_Y) <= 16:
-            again |= _some(~_exact_dots(xs, ys, CODE_X, CODE_Y))
+            y_sound &= _exact_self(ys, CODE_Y)
+        sound = sound & y_sound[None, :, :]  # [A, B, THREADS]
+        if bits_in(CODE_X) + bits_in(CODE_Y) <= 16 and not exact_products(CODE_X, CODE_Y):
+            sound &= _exact_dots_by_squares(xs, ys, CODE_X, SELF_X, CODE_Y, SELF_Y)
         largest = pairs[4]
         if largest.dtype == tl.float32 and not exact_differences(CODE_X, CODE_Y):
             # Differences are multiples of 2**-8 of the smaller of these; rounding keeps the order, so only the lanes
@@ -252,8 +263,8 @@ def _in_doubt(
             wide = largest.to(tl.float64)
             least = tl.minimum(x_smallest[:, None, :], y_smallest[None, :, :])
             most = tl.max(bits_of(wide), axis=2, keep_dims=True)
-            again |= _some((bits_of(wide) == most) & ~(wide <= 65536.0 * least))
-    return again
+            sound &= (bits_of(wide) != most) | (wide <= 65536.0 * least)
+    return tl.min(tl.ravel(sound.to(tl.int32)), axis=0) == 0
 
 
 @triton.jit

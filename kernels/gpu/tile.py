@@ -47,7 +47,8 @@ class Tile:
     Args:
         codes, elements, pairs: as for `cpu.tile_sums`.
         device: a CUDA device, or its name (under Triton's interpreter: the CPU).
-        float64: whether to accumulate in float64; by default where the device has it at a useful speed.
+        float64: taken for the interface's sake: sums are float64 always. Consumer cards have 1/64 of the rate of float32
+            for it, so there the kernels are right and slow.
         force: as for `cpu.Tile`; no Σxy is taken from other sums here, so it makes no difference.
     Raises:
         KeyError: a dtype has no decoder; the engine leaves such tensors out beforehand.
@@ -69,7 +70,6 @@ class Tile:
         self.decoders, self.itemsizes = self._host.decoders, self._host.itemsizes
         self.elements, self.pairs, self.items = self._host.elements, self._host.pairs, self._host.items
         self.device = torch.device(device)
-        self.float64 = float64
         self._launches = [
             (launch, torch.from_numpy(launch.cells).to(self.device)) for launch in launches(codes, self.pairs)
         ]
