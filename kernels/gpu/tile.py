@@ -47,7 +47,7 @@ class Tile:
     Args:
         codes, elements, pairs: as for `cpu.tile_sums`.
         device: a CUDA device, or its name (under Triton's interpreter: the CPU).
-        float64: taken for the interface's sake: sums are float64 always. Consumer cards have 1/64 of the rate of float32
+        float64: taken for the interface's sake: sums are float64 always. Consumer cards have 1/64 of float32's rate
             for it, so there the kernels are right and slow.
         force: as for `cpu.Tile`; no Σxy is taken from other sums here, so it makes no difference.
     Raises:
