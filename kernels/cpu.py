@@ -236,7 +236,27 @@ class Tile:
         Returns:
             (K, N, 6) and (K, P, 5) float64.
         """
-        self_sums, pair_sums, self_doubts, pair_doubts = self._gathered()
+        return self.settle(*self._gathered(), resolve, threads)
+
+    def settle(
+        self,
+        self_sums: np.ndarray,
+        pair_sums: np.ndarray,
+        self_bounds: np.ndarray,
+        pair_bounds: np.ndarray,
+        resolve: Resolve,
+        threads: int,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Sums made certain: what their bounds do not certify to 1e-12 is run again, compensated and then exactly.
+
+        Args:
+            self_sums, pair_sums: (K, N, 6) and (K, P, 5) float64, as some backend took them; changed in place.
+            self_bounds, pair_bounds: (K, N) and (K, P), the errors that Σx and Σxy may have.
+            resolve, threads: as for `finish`.
+        Returns:
+            The sums.
+        """
+        self_doubts, pair_doubts = self._doubtful(self_sums, pair_sums, self_bounds, pair_bounds)
         codes = [d.code for d in self.decoders]
         again = np.flatnonzero(pair_doubts.any(axis=1))
         if len(again):
@@ -244,7 +264,8 @@ class Tile:
             work = Tile(codes, self.elements[again], self.pairs, force=True)
             for part in work.parts(threads):
                 run_tasks(work.tasks(threads, part), lambda task: work.run(task, addresses), threads)
-            _, compensated, _, still = work._gathered()
+            selfs, compensated, *bounds = work._gathered()
+            _, still = work._doubtful(selfs, compensated, *bounds)
             # Only what is in doubt is replaced: a pair's sums are the same bits whatever shares the tile with it.
             pair_sums[again] = np.where(pair_doubts[again, :, None], compensated, pair_sums[again])
             pair_doubts[again] &= still
@@ -285,11 +306,10 @@ class Tile:
         )
 
     def _gathered(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """The sums, and which operands' (K, N) and which pairs' (K, P) are not certain."""
+        """The sums, and the bounds of Σx (K, N) and of Σxy (K, P)."""
         self._self_sums[..., 0] = self.elements[:, None]
         back = np.argsort(self._order)
-        pair_sums, pair_bounds = self._pair_sums[:, back], self._pair_bounds[:, back]
-        return self._self_sums, pair_sums, *self._doubtful(self._self_sums, pair_sums, self._self_bounds, pair_bounds)
+        return self._self_sums, self._pair_sums[:, back], self._self_bounds, self._pair_bounds[:, back]
 
     def _doubtful(
         self, self_sums: np.ndarray, pair_sums: np.ndarray, total_bounds: np.ndarray, dot_bounds: np.ndarray

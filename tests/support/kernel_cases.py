@@ -3,14 +3,23 @@
 import itertools
 
 import numpy as np
+import pytest
 
 from weighbridge.kernels import cpu, reference
 from weighbridge.kernels.decoders import DECODERS
+from weighbridge.kernels.gpu.available import interpreted
 from weighbridge.kernels.layout import BLOCK
 from weighbridge.kernels.sums import CHUNK, PAIR_SUMS, SELF_SUMS
 
-BACKENDS = {"cpu": cpu.tile_sums}
-"""name -> tile_sums(addresses, codes, elements, pairs, *, threads=None) with the contract of `kernels.sums`."""
+from support import gpu_backend
+
+BACKENDS = {} if interpreted() else {"cpu": cpu.tile_sums}
+"""name -> tile_sums(addresses, codes, elements, pairs, *, threads=None) with the contract of `kernels.sums`.
+
+"gpu" is there on a machine with a CUDA device; under TRITON_INTERPRET=1 it is the only one.
+"""
+if gpu_backend.usable():
+    BACKENDS["gpu"] = pytest.param(gpu_backend.tile_sums, marks=pytest.mark.gpu)
 
 CODES = tuple(DECODERS)
 SMALL_SIZES = (0, 1, 2, 15, 16, 17, 31, 33, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 5)

@@ -1,0 +1,54 @@
+"""Whether the fused kernels can run here."""
+
+from __future__ import annotations
+
+import os
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["OLDEST_TRITON", "available", "interpreted"]
+
+OLDEST_TRITON = (3, 4)  # functions of constants, tuples in kernels; tested with 3.9
+
+
+def interpreted() -> bool:
+    """Whether Triton runs kernels by its interpreter, on the CPU, for tests."""
+    return os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
+def available(device: torch.device | str = "cuda") -> str | None:
+    """Why this device cannot run the fused kernels, as a clause ("Triton is not installed"), or None where it can.
+
+    It does not raise, whatever the device or the driver.
+    """
+    try:
+        found = version("triton")
+    except PackageNotFoundError:
+        return "Triton is not installed"
+    if tuple(int(part) for part in found.split(".")[:2]) < OLDEST_TRITON:
+        return f"Triton {found} is installed and {'.'.join(map(str, OLDEST_TRITON))} is the oldest that serves"
+    import torch
+
+    try:
+        device = torch.device(device)
+    except RuntimeError:
+        return f'torch knows no device "{device}"'
+    if interpreted():
+        return None if device.type == "cpu" else "TRITON_INTERPRET=1 is set, which takes tensors of the CPU"
+    if device.type != "cuda":
+        return f"Triton has no kernels for {device.type} devices here"
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} was built without CUDA"
+    try:
+        count = torch.cuda.device_count()
+        if not count or (device.index or 0) >= count:
+            return f"torch finds {count} CUDA devices"
+        major, minor = torch.cuda.get_device_capability(device)
+    except (RuntimeError, AssertionError) as problem:  # an old driver, a device that is lost
+        return str(problem).splitlines()[0].rstrip(".")
+    if major < 8:
+        return f"{torch.cuda.get_device_name(device)} has compute capability {major}.{minor} and the kernels need 8.0"
+    return None

@@ -1,0 +1,148 @@
+"""How the operands and pairs of a tile are dealt out to kernel launches: policy, and nothing of a device.
+
+A cell is what one program holds: A operands x, B operands y, and the pairs between them that are wanted. Three kinds
+serve everything: a base (B = 1) with up to four others, so that the base is loaded once for them; squares of 2 x 2
+operands for any other list of pairs, so that a load serves two pairs (sums of 4 x 2 would spill registers); operands
+alone. All x of a cell have one dtype, and all y. A launch has cells of one kind and runs over all items.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..decoders import DECODERS
+
+__all__ = ["Launch", "launches"]
+
+_SIDE = 4  # operands a side of a cell: five loads for four pairs of a base, eight for 16 of a square
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Cells of one kind.
+
+    Attributes:
+        x, y: the dtypes of the two sides.
+        self_x, self_y: whether the self sums of that side are taken.
+        pairs: whether pair sums are.
+        cells: (cells, 2 * (A + B) + A * B) int64: the operands x and y of each cell, the columns of slots that their
+            self sums go to, -1 for none, and those of the pairs, x by x.
+        shape: (A, B), powers of two.
+    """
+
+    x: str
+    y: str
+    self_x: bool
+    self_y: bool
+    pairs: bool
+    cells: np.ndarray
+    shape: tuple[int, int]
+
+
+def launches(codes: Sequence[str], pairs: np.ndarray) -> list[Launch]:
+    """Every operand's self sums in one cell, and every pair's sums in one; operand n is column n, pair p is N + p.
+
+    Where a cell has operands to spare it holds one of them twice, and what it makes of the second is nobody's.
+
+    Args:
+        codes: N dtypes.
+        pairs: (P, 2) operands.
+    """
+    columns: dict[tuple[int, int], list[int]] = {}
+    for p, (i, j) in enumerate(pairs.tolist()):
+        columns.setdefault((max(i, j), min(i, j)), []).append(len(codes) + p)
+    layers: list[dict[tuple[int, int], int]] = []  # all sums are symmetric; of a pair that is listed twice, one a layer
+    for pair, places in columns.items():
+        for depth, column in enumerate(places):
+            if depth == len(layers):
+                layers.append({})
+            layers[depth][pair] = column
+    plan = _Plan(codes)
+    for layer in layers:
+        if len(codes) > 1 and set(layer) == {(n, 0) for n in range(1, len(codes))}:
+            plan.star(layer)
+        else:
+            plan.squares(layer)
+    plan.alone()
+    return plan.launches()
+
+
+class _Plan:
+    """Cells by kind, in the order in which they were asked for, and the operands whose self sums have no cell yet."""
+
+    def __init__(self, codes: Sequence[str]) -> None:
+        self.codes = codes
+        self.waiting = set(range(len(codes)))
+        self.kinds: dict[tuple[str, str, bool, bool, bool, int, int], list[list[int]]] = {}
+
+    def star(self, layer: dict[tuple[int, int], int]) -> None:
+        for others in self._by_code(range(1, len(self.codes))):
+            side = _side(len(others))
+            for xs in _runs(others, side):
+                self._add(xs, [0], layer, side, 1)
+
+    def squares(self, layer: dict[tuple[int, int], int]) -> None:
+        groups = [run for same in self._by_code(range(len(self.codes))) for run in _runs(same, _SIDE)]
+        for position, xs in enumerate(groups):
+            for ys in groups[: position + 1]:
+                if any((max(i, j), min(i, j)) in layer for i in xs for j in ys):
+                    for part, half in itertools.product(_runs(xs, 2), _runs(ys, 2)):
+                        self._add(part, half, layer, _power(len(part)), _power(len(half)))
+
+    def alone(self) -> None:
+        for same in self._by_code(sorted(self.waiting)):
+            side = _side(len(same))
+            for xs in _runs(same, side):
+                self._add(xs, [xs[0]], None, side, 1)
+
+    def launches(self) -> list[Launch]:
+        return [
+            Launch(x, y, self_x, self_y, between, np.array(cells, np.int64), (a, b))
+            for (x, y, self_x, self_y, between, a, b), cells in self.kinds.items()
+        ]
+
+    def _by_code(self, operands: Iterable[int]) -> list[list[int]]:
+        same: dict[str, list[int]] = {}
+        for n in operands:
+            same.setdefault(self.codes[n], []).append(n)
+        return list(same.values())
+
+    def _add(self, xs: list[int], ys: list[int], layer: dict[tuple[int, int], int] | None, a: int, b: int) -> None:
+        """A cell with what the layer still has of its pairs, which are taken from it; without a layer, of operands."""
+        x, y = self.codes[xs[0]], self.codes[ys[0]]
+        between = np.full((a, b), -1)
+        for row, i in enumerate(xs):
+            for column, j in enumerate(ys):
+                between[row, column] = -1 if layer is None else layer.pop((max(i, j), min(i, j)), -1)
+        if layer is not None and between.max() < 0:
+            return
+        # A lane of a pair of dtypes of two sizes does not hold what a lane of its operands alone does.
+        same_lanes = layer is None or DECODERS[x].itemsize == DECODERS[y].itemsize
+        self_x = self._claimed(xs, a, same_lanes)
+        self_y = self._claimed(ys, b, same_lanes and layer is not None)
+        kind = (x, y, max(self_x) >= 0, max(self_y) >= 0, layer is not None, a, b)
+        operands = xs + xs[:1] * (a - len(xs)) + ys + ys[:1] * (b - len(ys))
+        self.kinds.setdefault(kind, []).append([*operands, *self_x, *self_y, *between.ravel().tolist()])
+
+    def _claimed(self, operands: list[int], side: int, here: bool) -> list[int]:
+        """The columns for the self sums of those whose turn it is."""
+        columns = [n if here and n in self.waiting else -1 for n in operands]
+        self.waiting -= set(columns)
+        return columns + [-1] * (side - len(operands))
+
+
+def _runs(operands: list[int], size: int) -> list[list[int]]:
+    return [operands[at : at + size] for at in range(0, len(operands), size)]
+
+
+def _power(count: int) -> int:
+    return 1 << (count - 1).bit_length()
+
+
+def _side(count: int) -> int:
+    """How many others share a base: four, unless as few cells of fewer hold them all with less to spare."""
+    return min(_SIDE, _power(count)) if count % _SIDE in (0, 3) or count > 2 * _SIDE or count < _SIDE else 2

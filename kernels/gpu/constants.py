@@ -1,0 +1,16 @@
+"""Sizes that the kernels, their launcher and the tests share; plain numbers, so that nobody imports Triton for them."""
+
+from ..sums import CHUNK
+
+VECTOR_BYTES = 16  # what a thread loads at a time: the widest load there is
+THREADS = 128  # of a program: 4 warps, each thread one lane of every sum
+STRIP = 16384  # elements a program walks: 128 a lane; 512 strips a GB keep the last wave of programs small
+STRIPS = CHUNK // STRIP  # of a chunk
+LANE = STRIP // THREADS  # elements of a lane, for every dtype
+
+# Slots of a strip, the same for operands and pairs: Σ|x| or Σ|d|, Σx² or Σd², Σx or Σxy as high part, low part and
+# error bound, max|x| or max|d|, #nonfinite or #(x ≠ y).
+SLOTS = 7
+SUMS = 6  # ... and of a tensor, where high and low part have become one
+
+GATHER_LANES = 512  # strips that are added side by side

@@ -1,0 +1,103 @@
+"""Stored elements out of 16-byte loads, in registers: no table, no memory but the tensor's own.
+
+A thread holds four 32-bit words of an operand, and `element` picks one of the elements in them as the working type:
+float32 where that holds every value of the dtype, float64 for the others. Every value is exact, but integers of 64
+bits beyond 2**53, which are rounded to the nearest. bfloat16 is loaded as integers and shifted. 8-bit floats are put
+where float32 has exponent and mantissa and scaled by a power of two: six instructions. The two common formats have a
+fast way, two at a time into the halves of a register as float16, whose exponent is as wide or wider: two or three.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+__all__ = ["element"]
+
+
+@triton.jit
+def element(w0, w1, w2, w3, K: tl.constexpr, CODE: tl.constexpr, ITEMSIZE: tl.constexpr, CAREFUL: tl.constexpr):
+    """Element K of 16 bytes.
+
+    w0 ... w3 are int32 tensors of one shape, the result is float32 or float64 of that shape. Unless CAREFUL, F8_E4M3
+    comes in units of 256, and its NaN as 480.
+    """
+    WORD: tl.constexpr = K * ITEMSIZE // 4
+    BYTE: tl.constexpr = K * ITEMSIZE % 4
+    word = w0 if WORD == 0 else (w1 if WORD == 1 else (w2 if WORD == 2 else w3))
+    if ITEMSIZE == 8:
+        return _wide(word, w1 if K == 0 else w3, CODE)
+    elif CODE == "F16":
+        return _half(word, BYTE)
+    elif CODE == "F8_E5M2":  # the upper byte of a float16
+        return _half((word << 8 if BYTE % 2 == 0 else word) & -16711936, BYTE // 2 * 2)
+    elif CODE == "F8_E4M3" and not CAREFUL:  # the exponent is a bit shorter, its bias 8 less
+        upper = word << 8 if BYTE % 2 == 0 else word
+        return _half((upper & -2147450880) | ((upper >> 1) & 0x3F803F80), BYTE // 2 * 2)
+    else:
+        return _narrow(word, BYTE, CODE, ITEMSIZE)
+
+
+@triton.jit
+def _half(word, BYTE: tl.constexpr):
+    """The float16 at a byte of a word."""
+    return (word >> (8 * BYTE)).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
+
+
+@triton.jit
+def _wide(low, high, CODE: tl.constexpr):
+    bits = (high.to(tl.int64) << 32) | low.to(tl.uint32, bitcast=True).to(tl.int64)
+    if CODE == "F64":
+        return bits.to(tl.float64, bitcast=True)
+    elif CODE == "I64":
+        return bits.to(tl.float64)
+    else:  # U64, rounded once
+        return bits.to(tl.uint64, bitcast=True).to(tl.float64)
+
+
+@triton.jit
+def _narrow(word, BYTE: tl.constexpr, CODE: tl.constexpr, ITEMSIZE: tl.constexpr):
+    top = word << (32 - 8 * (BYTE + ITEMSIZE)) if BYTE + ITEMSIZE < 4 else word  # the element's bits uppermost
+    if CODE == "F32":
+        return word.to(tl.float32, bitcast=True)
+    elif CODE == "I32":
+        return word.to(tl.float64)
+    elif CODE == "U32":
+        return word.to(tl.uint32, bitcast=True).to(tl.float64)
+    elif CODE == "BF16":
+        return (top & -65536).to(tl.float32, bitcast=True)
+    elif CODE == "BOOL":
+        return ((top & -16777216) != 0).to(tl.float32)
+    elif CODE == "I16" or CODE == "I8":
+        return (top >> (32 - 8 * ITEMSIZE)).to(tl.float32)
+    elif CODE == "U16" or CODE == "U8":
+        return (top.to(tl.uint32, bitcast=True) >> (32 - 8 * ITEMSIZE)).to(tl.int32, bitcast=True).to(tl.float32)
+    elif CODE == "F8_E4M3":
+        return _minifloat(top, 4, 7, "fn")
+    elif CODE == "F8_E4M3FNUZ":
+        return _minifloat(top, 4, 8, "fnuz")
+    elif CODE == "F8_E5M2FNUZ":
+        return _minifloat(top, 5, 16, "fnuz")
+    else:
+        return _power_of_two(top)
+
+
+@triton.jit
+def _minifloat(top, EXPONENT_BITS: tl.constexpr, BIAS: tl.constexpr, SPECIAL: tl.constexpr):
+    """An 8-bit float in the upper byte; its subnormals come out right because float32 holds them as subnormals."""
+    DOWN: tl.constexpr = 8 - EXPONENT_BITS  # from 1 sign bit and the exponent to 1 sign bit and 8 bits of exponent
+    MASK: tl.constexpr = -(1 << 31) + (0x7F << (24 - DOWN))
+    SCALE: tl.constexpr = 2.0 ** (127 - BIAS)
+    value = ((top >> DOWN) & MASK).to(tl.float32, bitcast=True) * SCALE
+    if SPECIAL == "fn":
+        return tl.where((top & 0x7F000000) == 0x7F000000, float("nan"), value)
+    else:
+        return tl.where((top & -16777216) == -(1 << 31), float("nan"), value)
+
+
+@triton.jit
+def _power_of_two(top):
+    """F8_E8M0: 2 ** (raw - 127), 255 is NaN; the smallest is a float32 subnormal."""
+    raw = (top >> 24) & 0xFF
+    bits = tl.where(raw == 0, 0x00400000, raw << 23)
+    return tl.where(raw == 255, 0x7FC00000, bits).to(tl.float32, bitcast=True)

@@ -1,0 +1,102 @@
+"""What the kernels know of a dtype when they are compiled.
+
+A dtype whose values are all multiples of some unit, and none larger than 2**span of it, adds without rounding while the
+sum has 53 bits; the functions below say for which sums over a lane that holds whatever the values are.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import triton
+
+from ..decoders import DECODERS
+from .constants import LANE
+
+__all__ = [
+    "bits_in",
+    "exact_differences",
+    "exact_elements",
+    "exact_products",
+    "largest_fast",
+    "needs_least",
+    "scale_of",
+    "size_of",
+]
+
+_NO_SPAN = 1000
+# log2 of the largest magnitude over the unit, rounded up, of the dtypes in which it is of use.
+_SPANS = dict.fromkeys(DECODERS, _NO_SPAN) | {
+    "F16": 40,
+    "F8_E4M3": 18,
+    "F8_E5M2": 32,
+    "F8_E4M3FNUZ": 18,
+    "F8_E5M2FNUZ": 33,
+    "I16": 15,
+    "I8": 7,
+    "U16": 16,
+    "U8": 8,
+    "BOOL": 1,
+}
+_SIZES = {code: decoder.itemsize for code, decoder in DECODERS.items()}
+_BITS = {code: decoder.bits for code, decoder in DECODERS.items()}
+# The unit in which `decode.element` is fast: float16 holds F8_E4M3 in units of 256 without arithmetic.
+_SCALES = dict.fromkeys(DECODERS, 1.0) | {"F8_E4M3": 256.0}
+_LARGEST = {
+    code: (2 - 2.0**-23) * 2.0**127 if decoder.wide == "f32" else sys.float_info.max
+    for code, decoder in DECODERS.items()
+}
+_LARGEST["F8_E4M3"] = 448.0
+_LANE_BITS = LANE.bit_length() - 1
+_MANTISSA = 53
+
+
+@triton.constexpr_function
+def size_of(code: str) -> int:
+    """Bytes of an element."""
+    return _SIZES[code]
+
+
+@triton.constexpr_function
+def bits_in(code: str) -> int:
+    """Significant bits of a value."""
+    return _BITS[code]
+
+
+@triton.constexpr_function
+def exact_elements(code: str) -> bool:
+    """Whether Σx of a lane never rounds."""
+    return _SPANS[code] + _LANE_BITS <= _MANTISSA
+
+
+@triton.constexpr_function
+def exact_products(x: str, y: str) -> bool:
+    """Whether Σxy of a lane never rounds."""
+    return _SPANS[x] + _SPANS[y] + _LANE_BITS <= _MANTISSA
+
+
+@triton.constexpr_function
+def exact_differences(x: str, y: str) -> bool:
+    """Whether x - y never rounds in float32."""
+    return x == y and _SPANS[x] + 1 <= 24
+
+
+@triton.constexpr_function
+def needs_least(x: str, y: str, pairs: bool) -> bool:
+    """Whether anything depends on the smallest magnitudes."""
+    exact = exact_elements(x)
+    if pairs:
+        exact = exact and exact_elements(y) and exact_products(x, y) and exact_differences(x, y)
+    return not exact
+
+
+@triton.constexpr_function
+def scale_of(code: str) -> float:
+    """The unit of what the fast decoder returns."""
+    return _SCALES[code]
+
+
+@triton.constexpr_function
+def largest_fast(code: str, scaled: bool) -> float:
+    """The largest finite magnitude, in that unit or in units of 1."""
+    return _LARGEST[code] / (_SCALES[code] if scaled else 1.0)

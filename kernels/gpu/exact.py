@@ -1,0 +1,47 @@
+"""Sums without loss: two-sum for one element a lane, and the sum of all lanes in two parts.
+
+Sources: Knuth, The Art of Computer Programming 2, 4.2.2, theorem B (two-sum); Rump, Ogita, Oishi, Accurate
+Floating-Point Summation I, SIAM J. Sci. Comput. 31 (2008), section 3 (the upper parts of a vector, cut off at one power
+of two, add without rounding in any order).
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+__all__ = ["added", "bits_of", "joined_lanes", "largest_of"]
+
+
+@triton.jit
+def added(high, low, term):
+    """(high, low) with the term added: the rounding error of high goes to low."""
+    total = high + term
+    back = total - high
+    return total, low + ((high - (total - back)) + (term - back))
+
+
+@triton.jit
+def bits_of(x):
+    """The bits of |x| as int64: they sort as magnitudes do, NaN above infinity."""
+    return x.to(tl.int64, bitcast=True) & 0x7FFFFFFFFFFFFFFF
+
+
+@triton.jit
+def largest_of(bits):
+    """The largest magnitude of the last axis, out of `bits_of` it."""
+    return tl.max(bits, axis=2).to(tl.float64, bitcast=True)
+
+
+@triton.jit
+def joined_lanes(high, low, LOG2_LANES: tl.constexpr):
+    """[A, B, lanes] in two parts -> their sum [A, B] in two parts, off by less than 2**-90 of Σ|high|.
+
+    What is not finite makes the first part what IEEE says, and the second 0.
+    """
+    top = (tl.max(bits_of(high), axis=2, keep_dims=True) & 0x7FF0000000000000).to(tl.float64, bitcast=True)
+    finite = top < float("inf")
+    pin = tl.where(finite, top * (1.5 * 2.0 ** (LOG2_LANES + 2)), 0.0)  # above any partial sum of the lanes
+    upper = (high + pin) - pin
+    rest = tl.sum((high - upper) + low, axis=2)
+    return tl.sum(upper, axis=2), tl.where(tl.max(finite.to(tl.int32), axis=2) > 0, rest, 0.0)

@@ -1,0 +1,51 @@
+"""The second step: the slots of each tensor's strips added in a fixed order to its sums."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from . import constants
+from .exact import added, bits_of, joined_lanes, largest_of
+
+__all__ = ["gather_kernel"]
+
+SLOTS = tl.constexpr(constants.SLOTS)
+SUMS = tl.constexpr(constants.SUMS)
+LANES = tl.constexpr(constants.GATHER_LANES)
+LOG2_LANES = tl.constexpr(constants.GATHER_LANES.bit_length() - 1)
+
+
+@triton.jit
+def gather_kernel(
+    slots,  # (strips, columns, SLOTS) float64
+    first_strip,  # (K + 1,) int64
+    sums,  # (K, columns, SUMS) float64: Σ|x|, Σx², Σx, its bound, max|x|, #nonfinite, and the like of pairs
+    columns,
+):
+    """One program per (tensor, column): strip s of the tensor goes to lane s % LANES, and the lanes are added last."""
+    program = tl.program_id(0)
+    tensor, column = program // columns, program % columns
+    begin, end = tl.load(first_strip + tensor), tl.load(first_strip + tensor + 1)
+    lanes = tl.arange(0, LANES)[None, None, :]  # [1, 1, LANES]
+    zero = tl.zeros([1, 1, LANES], tl.float64)
+    sum_abs, squares, high, low, bound, count = zero, zero, zero, zero, zero, zero
+    largest = tl.zeros([1, 1, LANES], tl.int64)
+    for strip in range(begin, end, LANES):
+        inside = strip + lanes < end
+        at = slots + ((strip + lanes) * columns + column) * SLOTS
+        sum_abs += tl.load(at, inside, 0.0)
+        squares += tl.load(at + 1, inside, 0.0)
+        high, low = added(high, low, tl.load(at + 2, inside, 0.0))
+        low += tl.load(at + 3, inside, 0.0)
+        bound += tl.load(at + 4, inside, 0.0)
+        largest = tl.maximum(largest, bits_of(tl.load(at + 5, inside, 0.0)))
+        count += tl.load(at + 6, inside, 0.0)
+    total, rest = joined_lanes(high, low, LOG2_LANES)
+    out = sums + program.to(tl.int64) * SUMS + tl.zeros([1, 1], tl.int64)
+    tl.store(out, tl.sum(sum_abs, axis=2))
+    tl.store(out + 1, tl.sum(squares, axis=2))
+    tl.store(out + 2, total + rest)
+    tl.store(out + 3, tl.sum(bound, axis=2))
+    tl.store(out + 4, largest_of(largest))
+    tl.store(out + 5, tl.sum(count, axis=2))

@@ -1,0 +1,131 @@
+"""Kernels compiled for a GPU that is not there, and what their machine code says.
+
+`python -m support.compiled` (in tests/) prints, for the dtypes that matter, instructions per element of the fast walk.
+"""
+
+import re
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+TOOLS = "backends/nvidia/bin"
+MAIN = ("F32", "BF16", "F8_E4M3")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a kernel became.
+
+    Attributes:
+        registers: of a thread.
+        spilled: bytes that ptxas spills, stores and loads.
+        loops: the instructions of each innermost loop, in the order of the code.
+        straight: how many instructions stand outside of loops.
+    """
+
+    registers: int
+    spilled: int
+    loops: tuple[tuple[str, ...], ...]
+    straight: int
+
+    @property
+    def fast(self) -> tuple[str, ...]:
+        """The loop of the fast walk, the first."""
+        return self.loops[0]
+
+    def loads(self) -> list[str]:
+        """The loads from global memory of the fast walk, asynchronous copies into shared memory among them."""
+        return [op for op in self.fast if op.startswith(("LDG.", "LDGSTS."))]
+
+
+def launch_of(x, y=None, shape=(1, 1), selfs=None):
+    """A launch as `cells.launches` makes them; self sums of both sides unless said otherwise."""
+    from weighbridge.kernels.gpu.cells import Launch
+
+    self_x, self_y = (True, shape[1] == 1 and y is not None) if selfs is None else selfs
+    return Launch(x, y or x, self_x, self_y, y is not None, np.zeros((1, 1), np.int64), shape)
+
+
+def compiled(launch, arch, folder):
+    """`launch` compiled for sm_<arch>, with everything that is written kept in a folder.
+
+    This process has compiled nothing before, or its cache is elsewhere.
+    """
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from weighbridge.kernels.gpu.fused import tile_kernel
+    from weighbridge.kernels.gpu.tile import options, tile_constants
+
+    constants = tile_constants(launch)
+    pointers = {"arena": "*i32", "items": "*i64", "cells": "*i64", "slots": "*fp64"}
+    signature = pointers | dict.fromkeys(("operands", "cell_count", "strips", "columns"), "i32")
+    source = ASTSource(
+        fn=tile_kernel,
+        signature=signature | dict.fromkeys(constants, "constexpr"),
+        constexprs=constants,
+        attrs={(at,): [["tt.divisibility", 16]] for at in range(len(pointers))},  # as torch's allocations are
+    )
+    triton.knobs.cache.dir = str(folder)
+    kernel = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options())
+    cubin = Path(folder) / f"{launch.x}_{launch.y}_{arch}_{launch.shape}.cubin"
+    cubin.write_bytes(kernel.asm["cubin"])
+    tools = Path(triton.__file__).parent / TOOLS
+    usage = _output(tools / "cuobjdump", "--dump-resource-usage", cubin)
+    return _machine(_output(tools / "nvdisasm", "-c", cubin), int(re.search(r"REG:(\d+)", usage)[1]))
+
+
+def _output(*command):
+    return subprocess.run([str(part) for part in command], capture_output=True, text=True, check=True).stdout
+
+
+def _machine(listing, registers):
+    code, labels = [], {}
+    for line in listing.splitlines():
+        if label := re.match(r"\s*(\.L_\w+):", line):
+            labels[label[1]] = len(code)
+        elif found := re.match(r"\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?(.*?)\s*;", line):
+            code.append(found[1])
+    spans = []
+    for at, instruction in enumerate(code):
+        target = re.match(r"BRA.*`\((\.L_\w+)\)", instruction)
+        if target and labels[target[1]] < at:  # a jump to itself is the padding at the end
+            spans.append((labels[target[1]], at + 1))
+    ops = [instruction.split()[0] for instruction in code]
+    inner = [s for s in spans if not any(o != s and s[0] <= o[0] and o[1] <= s[1] for o in spans)]
+    return Machine(
+        registers,
+        sum(op.startswith(("LDL", "STL")) for op in ops),
+        tuple(tuple(ops[begin:end]) for begin, end in inner),
+        len(ops) - sum(end - begin for begin, end in inner),
+    )
+
+
+def _table(folder):
+    print("dtypes      cell   sm  registers  per element or pair: all  float64  conversions  16-byte loads   closing")
+    from weighbridge.kernels.decoders import DECODERS
+
+    for arch in (90,):
+        for x in MAIN:
+            for shape in ((1, 1), (4, 1), (2, 2)):
+                machine = compiled(launch_of(x, x, shape), arch, folder)
+                pairs = 16 // DECODERS[x].itemsize * shape[0] * shape[1]
+                count = Counter(op.split(".")[0] for op in machine.fast)
+                double = sum(count[op] for op in ("DADD", "DMUL", "DFMA"))
+                print(
+                    f"{x:10}  {shape}  {arch}  {machine.registers:9}  {len(machine.fast) / pairs:24.1f}"
+                    f"  {double / pairs:7.1f}  {count['F2F'] / pairs:11.2f}  {len(machine.loads()) / pairs:13.3f}"
+                    f"  {machine.straight:8}"
+                )
+
+
+if __name__ == "__main__":
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        sys.exit(_table(folder))

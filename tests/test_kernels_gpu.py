@@ -1,0 +1,176 @@
+"""The fused kernels against exact arithmetic, on what is theirs: steps, strips, cells, doubts, arenas.
+
+These run on a CUDA device (`pytest -m gpu`, with the tables of every backend), and in `make test` in a process of their
+own under Triton's interpreter (`test_kernels_gpu_interpreted.py`). The interpreter takes milliseconds for an operation
+that a device takes nanoseconds for, so sizes are as small as they can be.
+"""
+
+import itertools
+
+import numpy as np
+import pytest
+from test_kernels_accuracy import CANCELLING, RANGES
+
+from weighbridge.kernels import gpu
+from weighbridge.kernels.decoders import DECODERS
+from weighbridge.kernels.gpu.constants import STRIP, THREADS
+
+from support import gpu_backend
+from support.gpu_backend import tile_sums
+from support.kernel_cases import (
+    CODES,
+    TWO,
+    assert_same_bits_in_every_layout,
+    check,
+    check_against_reference,
+    exact,
+    nearby,
+    random_tensor,
+    raw,
+    run,
+    same_bits,
+)
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not gpu_backend.usable(), reason="no CUDA device, and not under Triton's interpreter"),
+]
+
+
+def step(code):
+    """Elements that a program takes at a time."""
+    return THREADS * 16 // DECODERS[code].itemsize
+
+
+def certified(stack, codes, pairs=TWO):
+    """What the device makes of a stack, which must not be looked at again on the host."""
+
+    class Tile(gpu.Tile):
+        def finish(self, resolve, threads):
+            return super().finish(lambda tensors: pytest.fail(f"{tensors} were looked at again"), threads)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gpu, "Tile", Tile)
+        check_against_reference(tile_sums, stack, codes, pairs)
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_sizes_around_a_step(code):
+    rng = np.random.default_rng(60)
+    base = [random_tensor(code, size, rng) for size in (0, 1, step(code) - 1, step(code) + 3)]
+    check_against_reference(tile_sums, [[x, nearby(x, code, rng)] for x in base], [code, code])
+
+
+@pytest.mark.parametrize(("code", "size"), [("F32", 2 * STRIP + 1), ("F8_E4M3", 4 * STRIP + 9)])
+def test_strips_and_chunks(code, size):
+    rng = np.random.default_rng(61)
+    base = random_tensor(code, size, rng)
+    certified([[base, nearby(base, code, rng)]], [code, code])
+
+
+@pytest.mark.parametrize(
+    "codes",
+    [("F32", "BF16"), ("BF16", "F32"), ("F8_E4M3", "F64"), ("F8_E5M2", "F8_E4M3"), ("U8", "I64"), ("F16", "BF16")],
+)
+def test_mixed_dtypes(codes):
+    rng = np.random.default_rng(62)
+    check_against_reference(tile_sums, [[random_tensor(code, 2051, rng) for code in codes]], codes)
+
+
+LAYOUTS = {
+    "alone": (6, []),
+    "star": (6, [(n, 0) for n in range(1, 6)]),
+    "all": (5, list(itertools.combinations(range(5), 2))),
+    "itself, twice, swapped": (2, [(1, 1), (1, 0), (0, 1), (1, 0)]),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts(layout):
+    operands, pairs = LAYOUTS[layout]
+    rng = np.random.default_rng(63)
+    codes = ["BF16", "F32", "BF16", "BF16", "BF16", "BF16"][:operands]
+    check_against_reference(tile_sums, [[random_tensor(code, 1027, rng) for code in codes]], codes, pairs)
+
+
+@pytest.mark.parametrize("code", ["BF16", "F32"])
+def test_a_pair_has_the_same_bits_in_every_layout(code):
+    """One operand has a value that makes every strip it is in doubtful, so the others are walked with care too."""
+    rng = np.random.default_rng(64)
+    stack = [[random_tensor(code, step(code) + 77, rng) for _ in range(3)]]
+    stack[0][2][: DECODERS[code].itemsize] = 1  # of the order of 1e-38
+    assert_same_bits_in_every_layout(tile_sums, stack, [code] * 3)
+
+
+def test_same_bits_in_tasks_of_any_size():
+    code = "F8_E5M2"
+    rng = np.random.default_rng(65)
+    base = [random_tensor(code, size, rng) for size in (65_536 + 5, 700)]
+    stack = [[x, nearby(x, code, rng)] for x in base]
+    results = [run(tile_sums, stack, [code, code], task_bytes=size) for size in (1, 1 << 40)]
+    check(results[0], exact(stack, [code, code]))
+    assert same_bits(*results)
+
+
+@pytest.mark.parametrize("code", ["F32", "F16", "BF16", "F64"])
+def test_sums_that_cancel_are_certain_on_the_device(code):
+    """Σx and Σxy are a hundred-thousandth of what was added."""
+    rng = np.random.default_rng(66)
+    half, partner = rng.normal(0, 1, (2, 1500))
+    if code == "BF16":
+        half, partner = ((v.astype(np.float32).view(np.uint32) & 0xFFFF0000).view(np.float32) for v in (half, partner))
+    x = np.r_[half, -half, 3e-2, 2e-9]
+    y = np.r_[partner, partner, 1, 1e-9]
+    order = rng.permutation(x.size)
+    if code == "BF16":
+        sides = [(v[order].astype(np.float32).view(np.uint32) >> 16).astype(np.uint16).view(np.uint8) for v in (x, y)]
+    else:
+        sides = raw(x[order], y[order], dtype={"F64": np.float64, "F32": np.float32, "F16": np.float16}[code])
+    certified([sides], [code, code])
+
+
+def bfloat16(*values):
+    return (np.array(values, np.float32).view(np.uint32) >> 16).astype(np.uint16).view(np.uint8)
+
+
+def test_the_largest_difference_is_not_rounded():
+    """1 and -2**-20 differ by what float32 holds no longer beside 8 bits of 2**7; overflow of float32 is none here."""
+    size = step("BF16")
+    stack = []
+    for value, other in ((1.9921875 * 2**7, -(2.0**-20)), (3e38, -3e38), (1, -(2.0**-25))):
+        x, y = np.full(size, 2.0**-3), np.full(size, 2.0**-3)
+        x[5], y[5] = value, other
+        stack.append([bfloat16(*y), bfloat16(*x)])
+    certified(stack, ["BF16", "BF16"])
+
+
+@pytest.mark.parametrize("code", ["F32", "BF16", "F8_E4M3", "F8_E5M2", "F64"])
+def test_what_is_not_finite_is_counted_and_stays_in_its_tensor(code):
+    rng = np.random.default_rng(67)
+    base = random_tensor(code, step(code), rng)
+    itemsize = DECODERS[code].itemsize
+    stack = []
+    for high in (None, *((0x7F,) if code == "F8_E4M3" else (0x7F, 0xFC))):
+        x = base.copy()
+        if high is not None:
+            x.reshape(-1, itemsize)[[3, 200]] = 0xFF
+            x.reshape(-1, itemsize)[[3, 200], -1] = high
+        stack.append([base, x])
+    check_against_reference(tile_sums, stack, [code, code])
+
+
+ADVERSARIES = ["1e30, 1, -1e30", "heavy tails", "36 decades", "huge mean against noise", "disjoint supports"]
+ENDS = ["1e-300 to 1e300", "squares overflow, product does not", "subnormal", "sums overflow on the way"]
+
+
+def test_adversaries():
+    """Some are certain on the device, and some are looked at again: both come out right, in one stack."""
+    pairs = [CANCELLING[name] for name in ADVERSARIES] + [RANGES[name] for name in ENDS]
+    stack = [raw(np.array(y)[:700], np.array(x)[:700]) for x, y in pairs]
+    check_against_reference(tile_sums, stack, ["F64", "F64"])
+
+
+@pytest.mark.parametrize(("code", "values"), [("I64", [2**53 + 1, -(2**60), 7]), ("U64", [2**64 - 1, 0, 2**63])])
+def test_large_integers(code, values):
+    x = np.resize(np.array(values, np.dtype(f"{code[0].lower()}8")), 300)
+    check_against_reference(tile_sums, [raw(x[::-1], x, dtype=x.dtype)], [code, code])

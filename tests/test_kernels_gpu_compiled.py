@@ -1,0 +1,63 @@
+"""The fused kernels compiled for GPUs that are not there: no register is spilled, and loads are 16 bytes wide."""
+
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+
+import pytest
+
+from weighbridge.kernels.decoders import DECODERS
+
+from support.compiled import MAIN, compiled, launch_of
+
+pytest.importorskip("triton")
+
+ARCHS = (80, 90, 100)
+
+# Every dtype beside itself, for one GPU in turn; the cells of sweeps and of all pairs, and dtypes that are often mixed.
+VARIANTS = {
+    **{f"{code} pair": (launch_of(code, code), ARCHS[n % 3]) for n, code in enumerate(DECODERS) if code not in MAIN},
+    **{f"{code} pair sm_{arch}": (launch_of(code, code), arch) for code in MAIN for arch in ARCHS},
+    **{f"{code} star": (launch_of(code, code, (4, 1)), 90) for code in MAIN},
+    "F32 star sm_80": (launch_of("F32", "F32", (4, 1)), 80),
+    "BF16 star sm_100": (launch_of("BF16", "BF16", (4, 1)), 100),
+    "F64 star": (launch_of("F64", "F64", (4, 1)), 90),
+    **{f"{code} square": (launch_of(code, code, (2, 2)), 90) for code in MAIN},
+    "BF16 square sm_80": (launch_of("BF16", "BF16", (2, 2)), 80),
+    "F32 square sm_100": (launch_of("F32", "F32", (2, 2)), 100),
+    "BF16 operands": (launch_of("BF16", None, (4, 1)), 90),
+    "F32 and BF16": (launch_of("F32", "BF16", (1, 1), (False, False)), 90),
+    "F16 and BF16": (launch_of("F16", "BF16"), 90),
+}
+
+
+@pytest.fixture(scope="module")
+def machines(tmp_path_factory):
+    """Everything compiled, by two processes: a kernel takes some two seconds."""
+    folder = tmp_path_factory.mktemp("triton")
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        found = {name: pool.submit(compiled, *variant, folder) for name, variant in VARIANTS.items()}
+        return {name: each.result() for name, each in found.items()}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_no_spills_and_wide_loads(machines, name):
+    machine, (launch, _) = machines[name], VARIANTS[name]
+    assert machine.spilled == 0, f"{machine.registers} registers a thread are not enough"
+    sizes = [DECODERS[code].itemsize for code in (launch.x, launch.y)]
+    width = 16 // min(sizes)  # elements that a thread takes in one step
+    a, b = launch.shape
+    wanted = width * sizes[0] // 16 * a + (width * sizes[1] // 16 * b if launch.pairs else 0)
+    assert len(machine.loads()) == wanted
+    assert all(".128" in load for load in machine.loads()), machine.loads()
+
+
+@pytest.mark.parametrize(
+    ("name", "most"), [("F32 pair sm_90", 19), ("BF16 pair sm_90", 11), ("F8_E4M3 pair sm_90", 11)]
+)
+def test_float64_instructions_of_a_pair(machines, name, most):
+    """What a Hopper GPU has time for while memory brings a pair, see the kernels' docstring."""
+    machine, (launch, _) = machines[name], VARIANTS[name]
+    pairs = 16 // DECODERS[launch.x].itemsize
+    doubles = sum(op.split(".")[0] in ("DADD", "DMUL", "DFMA", "DSETP", "DMNMX") for op in machine.fast)
+    assert doubles <= most * pairs
+    assert sum(op.startswith("F2F") for op in machine.fast) <= 2 * pairs  # each element once
