@@ -1,0 +1,9 @@
+"""The tree that a family of checkpoints came from, estimated from pairwise sums; scipy is imported when it is drawn.
+
+family      sums -> distances, correlations, the measure that the tree is the shortest of
+copies      equal checkpoints, and rounded ones
+merges      averages of two
+spanning    the undirected tree and how sure each edge is
+direction   which end of an edge is the older
+descent     all of these -> `tree.Tree`
+"""

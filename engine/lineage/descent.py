@@ -1,0 +1,172 @@
+"""Sums in, tree out: doublets aside, merges found, the tree drawn, its directions weighed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import cache
+
+import numpy as np
+
+from .copies import equal_groups, grown_from_rounded, is_rounded, narrow
+from .direction import CERTAIN, lean, right_angle, root_probabilities
+from .family import Family
+from .merges import Merge, find_merges
+from .spanning import Edge, neighbours, side, spanning_edges, support
+from .tree import Node, Parent, Tree
+
+__all__ = ["descend"]
+
+_NEAREST = 8  # sources of a rounded copy looked at, the nearest first
+
+
+def descend(family: Family, base: int | None = None) -> Tree:
+    """The tree of descent of a family.
+
+    Args:
+        family: the sums of N checkpoints, N >= 1.
+        base: the number of the one from which its relatives descend; None: the sums must tell.
+    Returns:
+        The tree; a pure function of its arguments.
+    """
+    groups = equal_groups(family, base)
+    leads = sorted(group[0] for group in groups)
+    rounded = {lead: source for lead in leads if (source := _source(family, lead, leads)) is not None}
+    closed = dict(rounded) if base is None else {**rounded, base: base}
+    merges = find_merges(family, leads, closed)
+    edges = spanning_edges(family, leads, merges)
+    nodes: dict[int, Node] = {}
+    for group in groups:
+        for copy in group[1:]:
+            nodes[copy] = Node(
+                family.labels[copy], "copy", (Parent(group[0], None, 0.0, 0.0, 1.0, None),), None, None
+            )
+    for members in _components(leads, edges):
+        inside = [edge for edge in edges if edge[0] in members]
+        nodes.update(_rooted(family, sorted(members), inside, merges, base))
+    return Tree(tuple(nodes[number] for number in range(len(family))), base, tuple(_notes(family, leads, rounded, base)))
+
+
+def _source(family: Family, number: int, leads: list[int]) -> int | None:
+    """What a checkpoint is the rounded copy of: the nearest of those that it may be."""
+    others = [other for other in leads if other != number]
+    near = sorted(others, key=lambda other: float(family.total[number, other]))
+    wider = [other for other in near if narrow(family, number, other).any()][:_NEAREST]
+    return next((other for other in wider if is_rounded(family, number, other)), None)
+
+
+def _components(leads: list[int], edges: list[Edge]) -> list[set[int]]:
+    out: list[set[int]] = []
+    for lead in leads:
+        if not any(lead in found for found in out):
+            out.append(side(edges, (lead, lead)))
+    return out
+
+
+def _rooted(
+    family: Family, members: list[int], edges: list[Edge], merges: Mapping[int, Merge], base: int | None
+) -> dict[int, Node]:
+    """The nodes of one tree."""
+
+    def certain(u: int, v: int) -> float:
+        if v in merges and u in merges[v].parents:
+            return CERTAIN
+        if u in merges and v in merges[u].parents:
+            return -CERTAIN
+        if is_rounded(family, v, u) or grown_from_rounded(family, u, v):
+            return CERTAIN
+        if is_rounded(family, u, v) or grown_from_rounded(family, v, u):
+            return -CERTAIN
+        return 0.0
+
+    certain = cache(certain)
+
+    def of_training(u: int, v: int) -> bool:
+        is_merge = (v in merges and u in merges[v].parents) or (u in merges and v in merges[u].parents)
+        return not (is_merge or is_rounded(family, u, v) or is_rounded(family, v, u))
+
+    of_training = cache(of_training)
+
+    def step(u: int, v: int) -> float:
+        return right_angle(family, u, v) if of_training(u, v) else 0.0
+
+    def pair(middle: int, a: int, b: int) -> float:
+        return lean(family, middle, a, b) if of_training(middle, a) and of_training(middle, b) else 0.0
+
+    if base in members:
+        chance = {number: float(number == base) for number in members}
+    elif edges:
+        chance = root_probabilities(edges, certain, step, pair)
+    else:
+        chance = {members[0]: 1.0}
+    root = max(members, key=lambda number: (chance[number], -number))
+    out = {root: Node(family.labels[root], "root", (), None, chance[root])}
+    for older, younger in _outward(edges, root):
+        parents = _parents(family, edges, (older, younger), merges, chance, of_training(older, younger))
+        relation, dtype = "step", None
+        if younger in merges and older in merges[younger].parents:
+            relation = "merge"
+        elif dtype := is_rounded(family, younger, older):
+            relation = "rounded"
+        elif family.differing[:, family.place[older, younger]].sum() == 0:
+            relation = "part"
+        out[younger] = Node(family.labels[younger], relation, parents, dtype, chance[younger])
+    return out
+
+
+def _outward(edges: list[Edge], root: int) -> list[Edge]:
+    """The edges as (older, younger), the nearest to the root first."""
+    near, came = neighbours(edges), {root: root}
+    queue, out = [root], []
+    for node in queue:
+        for other in near.get(node, ()):
+            if other not in came:
+                came[other] = node
+                queue.append(other)
+                out.append((node, other))
+    return out
+
+
+def _parents(
+    family: Family,
+    edges: list[Edge],
+    edge: Edge,
+    merges: Mapping[int, Merge],
+    chance: Mapping[int, float],
+    of_training: bool,
+) -> tuple[Parent, ...]:
+    older, younger = edge
+    direction = min(sum(chance[node] for node in side(edges, edge)), 1.0)
+    if younger in merges and older in merges[younger].parents:
+        merge = merges[younger]
+        return tuple(
+            Parent(number, weight, *_lengths(family, number, younger), 1.0, direction)
+            for number, weight in zip(merge.parents, merge.weights, strict=True)
+        )
+    sure, alternatives = support(family, edges, edge, merges, rounded=not of_training)
+    told = tuple((*alternative.edge, alternative.probability) for alternative in alternatives)
+    return (Parent(older, None, *_lengths(family, older, younger), sure, direction, told),)
+
+
+def _lengths(family: Family, older: int, younger: int) -> tuple[float, float]:
+    place = family.place[older, younger]
+    squared = float(family.squared[:, place].sum())
+    norm = float(family.selfs[family.measured[:, place], older, 3].sum())
+    return math.sqrt(squared), math.sqrt(squared / norm) if norm > 0 else math.nan
+
+
+def _notes(family: Family, leads: list[int], rounded: Mapping[int, int], base: int | None) -> list[str]:
+    out = []
+    if base in rounded:
+        source = family.labels[rounded[base]]
+        out.append(f"{family.labels[base]} is {source} rounded; it is the root because it was given as the base")
+    bad = (np.where(family.present, family.selfs[:, :, 5], 0.0) > 0).any(axis=0)
+    for number in np.flatnonzero(bad):
+        out.append(f"tensors of {family.labels[number]} hold NaN or infinity and were left out of its distances")
+    partly = [number for number in leads if not family.present[:, number].all()]
+    if partly and len(leads) > 1:
+        out.append(
+            f"{len(partly)} of {len(leads)} different checkpoints lack tensors that others have; distances are over what two "
+            "share, and merges are looked for among those with the same tensors"
+        )
+    return out

@@ -1,0 +1,106 @@
+"""Averages of two checkpoints, found by the geometry of squared distances.
+
+x = w a + (1 - w) b lies on the straight line from a to b. For any x, with D = |a - b|², A = |x - a|², B = |x - b|²,
+
+    w = 1/2 + (B - A) / (2 D)                              where on the line x is nearest
+    r² = w A + (1 - w) B - w (1 - w) D                     how far from it, squared (Stewart's theorem)
+
+No run of training stays on a line: in a space of millions of dimensions two steps are nearly at right angles. A merge
+is as near to it as its dtype can store it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .family import Family
+
+__all__ = ["Merge", "find_merges"]
+
+_UNIT = {"F64": 2.0**-53, "F32": 2.0**-24, "F16": 2.0**-11, "BF16": 2.0**-8}
+_EIGHT_BITS = 2.0**-3
+
+# How many times the rounding of the storage a residual may be: a merge computed in a few operations rounds in each.
+_SLACK = 4.0
+# A merge must lie this many times farther from both parents than rounding takes it, or rounding explains everything.
+_APART = 100.0
+# The least share of a parent: below it a merge is not told from a checkpoint beside one.
+_LEAST = 0.01
+
+
+@dataclass(frozen=True)
+class Merge:
+    """x = weights[0] * parents[0] + weights[1] * parents[1], the heavier first.
+
+    Attributes:
+        residual: the distance of x from the line, relative to that of its parents.
+    """
+
+    parents: tuple[int, int]
+    weights: tuple[float, float]
+    residual: float
+
+
+def find_merges(family: Family, members: list[int], closed: dict[int, int]) -> dict[int, Merge]:
+    """Which members are averages of two others.
+
+    Where several lines fit (two merges of the same parents lie on one line), the widest counts: its ends are the
+    parents.
+
+    Args:
+        members: those that take part, without doublets.
+        closed: checkpoint -> what it is a rounded copy of; they are no merges.
+    """
+    index = np.array(members, np.intp)
+    squared = family.total[np.ix_(index, index)]
+    # All of them must have the same tensors, or distances are not over the same space.
+    alike = np.array([[bool(np.array_equal(family.present[:, a], family.present[:, b])) for b in index] for a in index])
+    first, second = np.triu_indices(len(index), 1)
+    found = {}
+    for x, number in enumerate(members):
+        if number in closed:
+            continue
+        rounding = _rounding(family, number)
+        base, a, b = squared[first, second], squared[x, first], squared[x, second]
+        with np.errstate(all="ignore"):
+            share = 0.5 + (b - a) / (2.0 * base)
+            residual = share * a + (1.0 - share) * b - share * (1.0 - share) * base
+            # Squared distances are right to about 1e-12 of themselves.
+            fits = residual <= _SLACK * rounding + 1e-11 * base
+            fits &= (share >= _LEAST) & (share <= 1.0 - _LEAST) & (np.minimum(a, b) > _APART * rounding)
+        fits &= (first != x) & (second != x) & alike[x, first] & alike[x, second]
+        if not fits.any():
+            continue
+        best = int(np.argmax(np.where(fits, base, -1.0)))
+        w = float(share[best])
+        ends, weights = (members[first[best]], members[second[best]]), (w, 1.0 - w)
+        if w < 0.5:
+            ends, weights = ends[::-1], weights[::-1]
+        found[number] = Merge(ends, weights, float(np.sqrt(max(residual[best], 0.0) / base[best])))
+    return _without_circles(found)
+
+
+def _rounding(family: Family, number: int) -> float:
+    """The squared distance that storing a checkpoint in its dtypes can put between it and what was computed."""
+    present = family.present[:, number]
+    units = np.array([_UNIT.get(str(dtype), _EIGHT_BITS) for dtype in family.dtypes[present, number]])
+    squares = np.nan_to_num(family.selfs[present, number, 3], nan=0.0, posinf=0.0)
+    return float((units**2 * squares).sum() / 3.0)
+
+
+def _without_circles(found: dict[int, Merge]) -> dict[int, Merge]:
+    """Those in which no merge descends from itself; the one that fits worst gives way."""
+
+    def ancestors(number: int, path: frozenset[int]) -> bool:
+        if number in path:
+            return True
+        merge = kept.get(number)
+        return merge is not None and any(ancestors(parent, path | {number}) for parent in merge.parents)
+
+    kept = dict(found)
+    for number in sorted(found, key=lambda number: -found[number].residual):
+        if ancestors(number, frozenset()):
+            del kept[number]
+    return kept
