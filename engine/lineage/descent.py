@@ -34,7 +34,7 @@ def descend(family: Family, base: int | None = None) -> Tree:
     rounded = {lead: source for lead in leads if (source := _source(family, lead, leads)) is not None}
     closed = dict(rounded) if base is None else {**rounded, base: base}
     merges = find_merges(family, leads, closed)
-    edges = spanning_edges(family, leads, merges)
+    edges = spanning_edges(family, leads, merges, base)
     nodes: dict[int, Node] = {}
     for group in groups:
         for copy in group[1:]:

@@ -37,6 +37,10 @@ a checkpoint. 98 pairs in four families of MiniLM have 0.030 (mean 0.017, the la
 
 _ROUNDING_CORRELATION = 0.002  # of a rounding error and a step: no cause but chance, 1/sqrt(elements)
 
+# Descendants of a merge are seen from it at right angles to the line between its parents, up to this cosine: three
+# times what steps lean together.
+_RIGHT_ANGLE = 0.1
+
 _CONSIDERED = 64  # alternatives looked at, the nearest first
 _LEAST = 0.05  # alternatives less probable than this are not told
 
@@ -49,46 +53,91 @@ class Alternative:
     probability: float
 
 
-def spanning_edges(family: Family, members: Sequence[int], merges: Mapping[int, Merge]) -> list[Edge]:
+def spanning_edges(family: Family, members: Sequence[int], merges: Mapping[int, Merge], base: int | None) -> list[Edge]:
     """The edges of the shortest spanning forest; relatives only are joined.
 
     A merge lies between its parents, nearer to both than they are to their own ancestors, and would draw the tree to
-    itself. So the tree is drawn without merges, and each is then hung on the heavier of its parents; edges move to it
-    where that is shorter, those between its parents excepted.
+    itself, and so would what descends from it. So the tree is drawn without these. Then each merge is hung on the
+    heavier of its parents, and what seems to descend from it is added where the forest stays shortest; no edge on the
+    way between two parents of a merge gives way.
+
+    Args:
+        members: the checkpoints that take part.
+        merges: which of them are averages of which.
+        base: the one known to be nobody's child, if any.
     """
     from scipy.sparse.csgraph import minimum_spanning_tree
 
-    related = family.correlation >= RELATED
-    far = np.where(related, family.separation, np.inf)
-    plain = np.array([number for number in members if number not in merges], np.intp)
+    far = np.where(family.correlation >= RELATED, family.separation, np.inf)
+    after = _after_merges(family, members, merges, base)
+    plain = np.array([number for number in members if number not in after], np.intp)
     table = np.triu(far[np.ix_(plain, plain)], 1)
-    finite = table[np.isfinite(table)]
-    # For scipy 0 and infinity are no edges: all are shifted to 1 or more.
-    shifted = np.where(np.isfinite(table), table - finite.min(initial=0.0) + 1.0, np.inf)
-    found = minimum_spanning_tree(np.where(np.triu(np.ones_like(table), 1) > 0, shifted, 0.0)).tocoo()
+    upper = np.triu(np.ones(table.shape, bool), 1)
+    least = table[upper & np.isfinite(table)].min(initial=0.0)
+    # For scipy 0 and infinity are no edges, so all are shifted to 1 or more.
+    found = minimum_spanning_tree(np.where(upper, table - least + 1.0, 0.0)).tocoo()
     edges = [(int(plain[a]), int(plain[b])) for a, b in zip(found.row, found.col, strict=True)]
-    waiting = dict(merges)
-    while waiting:
-        # Parents before children: `find_merges` leaves no circles.
-        ready = next(number for number, merge in waiting.items() if not set(merge.parents) & set(waiting))
-        _insert(edges, ready, waiting.pop(ready).parents, far)
+    inside, kept = set(plain.tolist()), set[frozenset[int]]()
+    while after:
+        # The first whose prerequisites are there; a circle of them is cut at its first.
+        node = next((number for number, needed in after.items() if not needed & after.keys()), next(iter(after)))
+        del after[node]
+        if node in merges:
+            kept.add(frozenset((node, merges[node].parents[0])))
+            kept.update(frozenset(edge) for edge in _steps(path(edges, *merges[node].parents)))
+            edges.append((node, merges[node].parents[0]))
+        edges = _shortest(far, [*edges, *((node, other) for other in inside)], kept)
+        inside.add(node)
     return edges
 
 
-def _insert(edges: list[Edge], merge: int, parents: tuple[int, int], far: NDArray[np.float64]) -> None:
-    """Hangs a merge on its heavier parent and lets edges move to it."""
-    nodes = {node for edge in edges for node in edge} - {merge}
-    kept = {frozenset(edge) for edge in _steps(path(edges, *parents))}
-    kept.add(frozenset((merge, parents[0])))
-    edges.append((merge, parents[0]))
-    for node in sorted(nodes, key=lambda node: (far[node, merge], node)):
-        if node in parents or not np.isfinite(far[node, merge]):
-            continue
-        movable = [edge for edge in _steps(path(edges, node, merge)) if frozenset(edge) not in kept]
-        longest = max(movable, key=lambda edge: far[edge], default=None)
-        if longest is not None and far[longest] > far[node, merge]:
-            edges[:] = [edge for edge in edges if set(edge) != set(longest)]
-            edges.append((node, merge))
+def _after_merges(
+    family: Family, members: Sequence[int], merges: Mapping[int, Merge], base: int | None
+) -> dict[int, set[int]]:
+    """Merges and what seems to descend from them -> what must be in the tree before.
+
+    From a merge x of a and b its descendants y are seen at right angles to the line: the cosine of y-x and a-x is 0 but
+    for what steps lean together. Descendants of a are not: y-x = (y-a) + (a-x).
+    """
+    after = {merge: set(merges[merge].parents) for merge in merges}
+    total, far = family.total, family.separation
+    for x, merge in merges.items():
+        seen = set()
+        for y in members:
+            if y in (x, base) or y in merges or y in merge.parents or family.correlation[x, y] < RELATED:
+                continue
+            cosines = [
+                (total[x, y] + total[x, a] - total[y, a]) / (2.0 * np.sqrt(total[x, y] * total[x, a]))
+                for a in merge.parents
+                if total[x, y] > 0
+            ]
+            if max(map(abs, cosines), default=0.0) < _RIGHT_ANGLE:
+                seen.add(y)
+        # An ancestor of both parents may be seen so by chance; but then it has nearer kin, and they do too.
+        others = [number for number in members if number != x and number not in merges]
+        while strays := {y for y in seen if any(far[y, z] < far[y, x] for z in others if z not in seen)}:
+            seen -= strays
+        for y in seen:
+            after.setdefault(y, set()).add(x)
+    return after
+
+
+def _shortest(far: NDArray[np.float64], edges: Sequence[Edge], kept: set[frozenset[int]]) -> list[Edge]:
+    """The shortest spanning forest of some edges that holds those kept (Kruskal's algorithm)."""
+    group: dict[int, int] = {}
+
+    def leader(node: int) -> int:
+        while (up := group.setdefault(node, node)) != node:
+            group[node] = node = group.setdefault(up, up)
+        return node
+
+    out = []
+    for edge in sorted(edges, key=lambda edge: (frozenset(edge) not in kept, far[edge], edge)):
+        one, two = map(leader, edge)
+        if one != two and (np.isfinite(far[edge]) or frozenset(edge) in kept):
+            group[one] = two
+            out.append(edge)
+    return out
 
 
 def _steps(nodes: Sequence[int]) -> list[Edge]:
@@ -155,24 +204,26 @@ def support(
     far = np.where(family.correlation >= RELATED, family.separation, np.inf)[np.ix_(one, two)]
     order = np.argsort(far, axis=None, kind="stable")[: _CONSIDERED + 1]
     correlation = _ROUNDING_CORRELATION if rounded else STEP_CORRELATION
+    hidden = _between(edges, here, merges)
     found: list[tuple[Edge, float]] = []
     for at in order:
         x, y = int(one[at // len(two)]), int(two[at % len(two)])
-        if (x, y) == edge or not np.isfinite(far.flat[at]) or _through_merge(x, y, here, merges):
+        if (x, y) == edge or not np.isfinite(far.flat[at]) or x in hidden or y in hidden:
             continue
         beyond = _normal_tail(_score(family, edge, (x, y), correlation))
         found.append(((x, y), beyond / (1.0 - beyond) if beyond < 1.0 else 1.0))
-    whole = 1.0 + sum(odds for _, odds in found)
+    whole = 1.0 + max((odds for _, odds in found), default=0.0)
     likely = [Alternative(other, odds / whole) for other, odds in found if odds / whole >= _LEAST]
     return 1.0 / whole, sorted(likely, key=lambda alternative: -alternative.probability)
 
 
-def _through_merge(x: int, y: int, here: set[int], merges: Mapping[int, Merge]) -> bool:
-    """Whether an edge leads from a merge to the side on which one of its parents is: that one explains it."""
-    for end, inside in ((x, True), (y, False)):
-        if end in merges and any((parent in here) != inside for parent in merges[end].parents):
-            return True
-    return False
+def _between(edges: Sequence[Edge], here: set[int], merges: Mapping[int, Merge]) -> set[int]:
+    """Merges of a parent on one side and one on the other, with all that hangs on them: they join the sides anyway."""
+    out = set[int]()
+    for number, merge in merges.items():
+        if len({parent in here for parent in merge.parents}) > 1:
+            out |= side(edges, (number, merge.parents[0]))
+    return out
 
 
 def _score(family: Family, edge: Edge, other: Edge, correlation: float) -> float:
