@@ -7,6 +7,8 @@ if TYPE_CHECKING:
     from .engine.compare import compare, inspect, match
     from .engine.errors import WeighbridgeError
     from .engine.formats import open_checkpoint
+    from .engine.lineage.acts import lineage
+    from .engine.lineage.tree import Tree
     from .engine.matching import Ledger, LedgerRow
     from .engine.results import Results, open_results
     from .engine.sweep import sweep
@@ -23,9 +25,11 @@ __all__ = [
     "Results",
     "Row",
     "TensorRef",
+    "Tree",
     "WeighbridgeError",
     "compare",
     "inspect",
+    "lineage",
     "match",
     "open_checkpoint",
     "open_results",
@@ -42,9 +46,11 @@ _HOMES = {
     "Results": "results",
     "Row": "table",
     "TensorRef": "checkpoint",
+    "Tree": "lineage.tree",
     "WeighbridgeError": "errors",
     "compare": "compare",
     "inspect": "compare",
+    "lineage": "lineage.acts",
     "match": "compare",
     "open_checkpoint": "formats",
     "open_results": "results",

@@ -14,6 +14,7 @@ __all__ = [
     "IncludeOption",
     "Io",
     "IoOption",
+    "LineageFormat",
     "MapOption",
     "OutputOption",
     "PlotKind",
@@ -58,6 +59,12 @@ class CompareFormat(StrEnum):
     csv = "csv"
     tsv = "tsv"
     markdown = "markdown"
+
+
+class LineageFormat(StrEnum):
+    table = "table"
+    json = "json"
+    dot = "dot"
 
 
 class PlotKind(StrEnum):

@@ -21,6 +21,7 @@ from .arguments import (
     IncludeOption,
     Io,
     IoOption,
+    LineageFormat,
     MapOption,
     OutputOption,
     PlotKind,
@@ -414,6 +415,62 @@ def show(
     for entry in results.damaged:
         _complain(f"weighbridge: error: {entry['reason']}")
     return TROUBLE if results.damaged else 0
+
+
+@_command
+def lineage(
+    checkpoints: Annotated[list[str], typer.Argument(metavar="CKPT", help="The checkpoints of the family.")],
+    base: Annotated[
+        str | None, typer.Option(metavar="CKPT", help="The one that its relatives descend from; else the weights tell.")
+    ] = None,
+    rules: RulesOption = "auto",
+    map: MapOption = None,
+    rules_file: RulesFileOption = None,
+    include: IncludeOption = None,
+    exclude: ExcludeOption = None,
+    rows: RowsOption = Rows.overlap,
+    threads: ThreadsOption = None,
+    io: IoOption = Io.auto,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw as well: .png, .svg or .html (needs weighbridge[plot]).")
+    ] = None,
+    format: Annotated[LineageFormat, typer.Option(help="How to print it; dot is for Graphviz.")] = LineageFormat.table,
+    output: OutputOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Print the tree that checkpoints came from."""
+    from .engine.report.sink import Output
+
+    out = Output(output)
+    if plot is not None:
+        from .engine.plots.figure import check_plot
+        from .engine.report.files import check_writable
+
+        check_plot(plot)
+        check_writable(plot)
+
+    from .engine.lineage.acts import lineage as lineage_of
+    from .engine.lineage.printing import draw_tree, print_tree
+    from .engine.progress import reporting
+
+    with reporting(f"{len(checkpoints)} checkpoints", not quiet) as progress:
+        tree = lineage_of(
+            checkpoints,
+            base=base,
+            rules=rules,
+            map=map or (),
+            rules_file=rules_file,
+            include=include or (),
+            exclude=exclude or (),
+            rows=rows.value,
+            threads=threads,
+            io=io.value,
+            progress=progress,
+            say=progress.say if progress else None,
+        )
+    print_tree(tree, out, format.value)
+    if plot is not None:
+        draw_tree(tree, plot)
 
 
 @_command

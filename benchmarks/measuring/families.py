@@ -53,8 +53,8 @@ def family(seed: int, trained: int = 16, merges: int = 2, copies: int = 2, halve
     """A random family, parents before children.
 
     MiniLM, `trained` runs each from a random member, `merges` averages of two members none of which descends from the
-    other, a run that goes on from the first merge, `copies` under other names, `halves` rounded to F16 and BF16 in turn,
-    a run that goes on from the first of these, a model initialised anew and a run from it.
+    other, a run that goes on from the first merge, `copies` under other names, `halves` rounded to F16 and BF16 in
+    turn, a run that goes on from the first of these, a model initialised anew and a run from it.
     """
     rng = np.random.default_rng(seed)
     members = [Born("start", "start")]

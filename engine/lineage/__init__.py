@@ -6,4 +6,9 @@ merges      averages of two
 spanning    the undirected tree and how sure each edge is
 direction   which end of an edge is the older
 descent     all of these -> `tree.Tree`
+tree        the answer as data
+lines, dot  the answer as text
+printing    where it goes
+gathering   checkpoints -> the family's sums
+acts        what `weighbridge.lineage` is
 """

@@ -38,13 +38,13 @@ def descend(family: Family, base: int | None = None) -> Tree:
     nodes: dict[int, Node] = {}
     for group in groups:
         for copy in group[1:]:
-            nodes[copy] = Node(
-                family.labels[copy], "copy", (Parent(group[0], None, 0.0, 0.0, 1.0, None),), None, None
-            )
+            nodes[copy] = Node(family.labels[copy], "copy", (Parent(group[0], None, 0.0, 0.0, 1.0, None),), None, None)
     for members in _components(leads, edges):
         inside = [edge for edge in edges if edge[0] in members]
         nodes.update(_rooted(family, sorted(members), inside, merges, base))
-    return Tree(tuple(nodes[number] for number in range(len(family))), base, tuple(_notes(family, leads, rounded, base)))
+    return Tree(
+        tuple(nodes[number] for number in range(len(family))), base, tuple(_notes(family, leads, rounded, base))
+    )
 
 
 def _source(family: Family, number: int, leads: list[int]) -> int | None:

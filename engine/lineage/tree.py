@@ -84,7 +84,9 @@ class Tree:
         """Those whose first parent this is: copies first, then the nearest first."""
         found = [other for other, node in enumerate(self.nodes) if node.parents and node.parents[0].node == number]
         return tuple(
-            sorted(found, key=lambda other: (self.nodes[other].relation != "copy", self.nodes[other].parents[0].distance))
+            sorted(
+                found, key=lambda other: (self.nodes[other].relation != "copy", self.nodes[other].parents[0].distance)
+            )
         )
 
     def to_dict(self) -> dict[str, Any]:
