@@ -15,7 +15,6 @@ _ROUNDING = {
     "F8_E4M3": (2.0**-4, 2.0**-10),
     "F8_E5M2": (2.0**-3, 2.0**-17),
 }
-_WIDTH = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16}
 
 # The mean square of rounding errors over that of their bounds. An error is evenly spread up to half a unit, a third of
 # its bound squared; the bound is taken for the value itself, which is 1 to 2 times the power of two that sets the unit,
@@ -30,7 +29,7 @@ _TAKEN_OVER = 0.05
 
 def equal_groups(family: Family, base: int | None = None) -> list[list[int]]:
     """The checkpoints in groups of equal ones, each led by the base, else the narrowest dtype, else the first."""
-    width = [_bits(family, number) for number in range(len(family))]
+    width = np.where(family.present, family.bits, 0).max(axis=0, initial=0)
     groups: list[list[int]] = []
     left = list(range(len(family)))
     while left:
@@ -41,17 +40,10 @@ def equal_groups(family: Family, base: int | None = None) -> list[list[int]]:
     return groups
 
 
-def _bits(family: Family, number: int) -> int:
-    found = [_WIDTH.get(str(dtype), 8) for dtype in family.dtypes[family.present[:, number], number]]
-    return max(found, default=64)
-
-
 def narrow(family: Family, number: int, other: int) -> np.ndarray:
-    """(K,) in which tensors, measured in both, the first checkpoint has fewer bits than the second."""
-    measured = family.measured[:, family.place[number, other]] if number != other else np.zeros(len(family.selfs), bool)
-    here, there = family.dtypes[:, number], family.dtypes[:, other]
-    fewer = [_WIDTH.get(str(a), 8) < _WIDTH.get(str(b), 8) for a, b in zip(here, there, strict=True)]
-    return measured & np.array(fewer, bool)
+    """(K,) in which tensors, measured in both, the first of two checkpoints has fewer bits than the second."""
+    fewer: np.ndarray = family.bits[:, number] < family.bits[:, other]
+    return fewer & family.measured[:, family.place[number, other]]
 
 
 def is_rounded(family: Family, number: int, source: int) -> str | None:

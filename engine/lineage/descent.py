@@ -157,7 +157,7 @@ def _lengths(family: Family, older: int, younger: int) -> tuple[float, float]:
 
 def _notes(family: Family, leads: list[int], rounded: Mapping[int, int], base: int | None) -> list[str]:
     out = []
-    if base in rounded:
+    if base is not None and base in rounded:
         source = family.labels[rounded[base]]
         out.append(f"{family.labels[base]} is {source} rounded; it is the root because it was given as the base")
     bad = (np.where(family.present, family.selfs[:, :, 5], 0.0) > 0).any(axis=0)
@@ -166,7 +166,7 @@ def _notes(family: Family, leads: list[int], rounded: Mapping[int, int], base: i
     partly = [number for number in leads if not family.present[:, number].all()]
     if partly and len(leads) > 1:
         out.append(
-            f"{len(partly)} of {len(leads)} different checkpoints lack tensors that others have; distances are over what two "
-            "share, and merges are looked for among those with the same tensors"
+            f"{len(partly)} of {len(leads)} different checkpoints lack tensors that others have; distances are over "
+            "what two share, and merges are looked for among those with the same tensors"
         )
     return out

@@ -3,20 +3,20 @@
 A tree of known edges has a direction on all of them once its root is known. Each root is given the log-likelihood of
 what the sums say of the directions that follow from it; three things speak.
 
-*The right angle at the parent.* A step d from parent a to child b knows nothing of a, but for weight decay, which shortens
-each tensor by the same share λ: <a, d> = -λ |a|², so over the tensors
+*The right angle at the parent.* A step d from parent a to child b knows nothing of a, but for weight decay, which
+shortens each tensor by the same share λ: <a, d> = -λ |a|², so over the tensors
 
     |b|² - |a|² = -λ (|a|² + |b|²) + s |d|²        s = 1 if a is the parent, s = -1 if b is
 
-s is found by least squares over the tensors, weighted by the variance |a|² |d|² / elements that <a, d> has for random d.
-Without the term in λ the norms say nothing: of 76 runs (docs/lineage.md) 45 % made them longer.
+s is found by least squares over the tensors, weighted by the variance |a|² |d|² / elements that <a, d> has for a random
+d. Without the term in λ the norms say nothing: of 76 runs (docs/lineage.md) 45 % made them longer.
 
 *Steps that lean the same way.* What all runs learn is a little alike, so steps from one checkpoint lean together (their
 cosine is above 0), and a step on leans the way of the step before: seen from the checkpoint in the middle, parent and
 child lean apart.
 
-*What cannot be undone.* A rounded copy comes after what was rounded, a float32 checkpoint that holds values of a rounded
-one after that, a merge after its parents.
+*What cannot be undone.* A rounded copy comes after what was rounded, a float32 checkpoint that holds values of a
+rounded one after that, a merge after its parents.
 """
 
 from __future__ import annotations
@@ -34,13 +34,14 @@ __all__ = ["CERTAIN", "lean", "right_angle", "root_probabilities"]
 CERTAIN = 20.0
 """The log-likelihood ratio of what cannot be undone."""
 
-# The width of s about 1: half of 48 AdamW runs lie within 0.15 of it, tails are long (plain gradient descent: hundreds).
-# A Cauchy distribution gives s near ±1 a ratio of up to ln((4 + w²) / w²) = 2.8 and forgets what is far from both.
+# The width of s about 1. Of 48 AdamW runs half lie within 0.25 of it; tails are long, with plain gradient descent up to
+# hundreds. A Cauchy distribution gives s near ±1 a ratio of up to ln((4 + w²) / w²) = 2.8 and forgets what is far from
+# both.
 _WIDTH_SQUARED = 0.25
 
 # ln of the likelihood of "leans together" over "leans apart" for each unit of the mean cosine over tensors, which in 98
-# pairs was 0.052 with standard deviation 0.069: 2 * 0.052 / 0.069² = 22. What one checkpoint's pairs say is bounded, for
-# they all share its text, its seed and its moment.
+# pairs was 0.052 with standard deviation 0.069: 2 * 0.052 / 0.069² = 22. What the pairs at one checkpoint say together
+# is bounded, for they all share its weights and the run that made it.
 _LEAN = 20.0
 _LEAN_BOUND = 1.5
 

@@ -13,6 +13,8 @@ __all__ = ["Family"]
 
 Floats = NDArray[np.float64]
 
+_BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16}
+
 # A distance of 0 has no logarithm: a tensor in which two are equal counts as this many times closer than the closest
 # two that differ. 1000 is ln 1000 = 6.9, the weight of a tensor that descended untouched.
 _EQUAL_IS_CLOSER = 1e-3
@@ -25,7 +27,7 @@ class Family:
     Attributes:
         labels: N names, as the user knows the checkpoints.
         selfs: (K, N, 6) float64 in the order of `kernels.sums.SELF_SUMS`; anything where a tensor is missing.
-        pairs: (K, P, 5) float64 in the order of `kernels.sums.PAIR_SUMS`, the pairs those of `numpy.triu_indices(N, 1)`.
+        pairs: (K, P, 5) float64 in the order of `kernels.sums.PAIR_SUMS`; pairs as `numpy.triu_indices(N, 1)` has them.
         present: (K, N) bool, which checkpoint has which tensor.
         dtypes: (K, N) safetensors names of dtypes, "" where a tensor is missing.
     """
@@ -38,6 +40,14 @@ class Family:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @cached_property
+    def bits(self) -> NDArray[np.int64]:
+        """(K, N) bits of an element: 64, 32, 16, or 8 for all others."""
+        out = np.full(self.dtypes.shape, 8)
+        for dtype, width in _BITS.items():
+            out[self.dtypes == dtype] = width
+        return out
 
     @cached_property
     def ends(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

@@ -62,14 +62,13 @@ def gather(
             Joined(k, tuple(tensors[index][1][number] for number in members), tensors[index][0])
             for k, index in enumerate(indices)
         ]
-        before = read
         sums = execute(
             joined,
             len(members),
             list(zip(one.tolist(), two.tolist(), strict=True)),
             threads=threads,
             io=io,
-            progress=None if progress is None else lambda done, _, before=before: progress(before + done, whole),
+            progress=_continued(progress, read, whole),
             say=say,
         )
         selfs[np.ix_(indices, members)] = sums.selfs
@@ -79,6 +78,11 @@ def gather(
     labels = tuple(checkpoint.label for checkpoint in checkpoints)
     family = Family(labels, selfs, pairs, present.reshape(-1, count), dtypes.reshape(-1, count))
     return family, read, seconds
+
+
+def _continued(progress: Progress | None, before: int, whole: int) -> Progress | None:
+    """A progress function for a part of the work that begins when `before` of `whole` bytes are done."""
+    return None if progress is None else lambda done, _: progress(before + done, whole)
 
 
 def _joint(

@@ -66,7 +66,7 @@ def _relation(tree: Tree, number: int, names: Sequence[str]) -> str:
             others = [
                 (other.root, names[place])
                 for place, other in enumerate(tree.nodes)
-                if other.root and place != number and _root_of(tree, place) == number
+                if other.root and place != number and tree.root_of(place) == number
             ]
             best = max(others, default=None)
             return f"root {_percent(node.root)}" + (f", else {best[1]} {_percent(best[0])}" if best else "")
@@ -79,12 +79,6 @@ def _relation(tree: Tree, number: int, names: Sequence[str]) -> str:
         "part": "the same values in what both have",
         "copy": "copy, equal in every element",
     }[node.relation]
-
-
-def _root_of(tree: Tree, number: int) -> int:
-    while tree.nodes[number].parents:
-        number = tree.nodes[number].parents[0].node
-    return number
 
 
 def _support(number: int, parent: Parent, names: Sequence[str]) -> list[str]:

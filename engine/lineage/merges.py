@@ -49,7 +49,8 @@ class Merge:
 def find_merges(family: Family, members: list[int], closed: dict[int, int]) -> dict[int, Merge]:
     """Which members are averages of two others.
 
-    Where several lines fit (two merges of the same parents lie on one line), a long one counts: its ends are the parents.
+    Where several lines fit (two merges of the same parents lie on one line), a long one counts: its ends are the
+    parents.
 
     Args:
         members: those that take part, without doublets.
@@ -58,7 +59,8 @@ def find_merges(family: Family, members: list[int], closed: dict[int, int]) -> d
     index = np.array(members, np.intp)
     squared = family.total[np.ix_(index, index)]
     # All of them must have the same tensors, or distances are not over the same space.
-    alike = np.array([[bool(np.array_equal(family.present[:, a], family.present[:, b])) for b in index] for a in index])
+    _, pattern = np.unique(family.present[:, index], axis=1, return_inverse=True)
+    alike = pattern.ravel()[:, None] == pattern.ravel()
     first, second = np.triu_indices(len(index), 1)
     found = {}
     for x, number in enumerate(members):

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -141,7 +142,7 @@ def _shortest(far: NDArray[np.float64], edges: Sequence[Edge], kept: set[frozens
 
 
 def _steps(nodes: Sequence[int]) -> list[Edge]:
-    return list(zip(nodes[:-1], nodes[1:], strict=True))
+    return list(pairwise(nodes))
 
 
 def neighbours(edges: Sequence[Edge]) -> dict[int, list[int]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..strict import exact
+
 __all__ = ["Node", "Parent", "Tree"]
 
 
@@ -77,17 +79,26 @@ class Tree:
 
     @property
     def roots(self) -> tuple[int, ...]:
-        """The numbers of the roots, one for each tree."""
-        return tuple(number for number, node in enumerate(self.nodes) if not node.parents)
+        """The numbers of the roots, one for each tree, that of the largest tree first."""
+        sizes = [0] * len(self.nodes)
+        for number in range(len(self.nodes)):
+            sizes[self.root_of(number)] += 1
+        return tuple(sorted((number for number, size in enumerate(sizes) if size), key=lambda number: -sizes[number]))
+
+    def root_of(self, number: int) -> int:
+        """The root of the tree that a checkpoint is in, by its first parents."""
+        while self.nodes[number].parents:
+            number = self.nodes[number].parents[0].node
+        return number
 
     def children(self, number: int) -> tuple[int, ...]:
         """Those whose first parent this is: copies first, then the nearest first."""
         found = [other for other, node in enumerate(self.nodes) if node.parents and node.parents[0].node == number]
-        return tuple(
-            sorted(
-                found, key=lambda other: (self.nodes[other].relation != "copy", self.nodes[other].parents[0].distance)
-            )
-        )
+
+        def order(other: int) -> tuple[bool, float]:
+            return self.nodes[other].relation != "copy", self.nodes[other].parents[0].distance
+
+        return tuple(sorted(found, key=order))
 
     def to_dict(self) -> dict[str, Any]:
         """What `--format json` prints: see README, "weighbridge lineage"."""
@@ -109,7 +120,7 @@ class Tree:
                     "checkpoint": self.labels[parent.node],
                     "weight": parent.weight,
                     "distance": parent.distance,
-                    "relative_delta": parent.relative_delta,
+                    "relative_delta": exact(parent.relative_delta),
                     "support": parent.support,
                     "direction": parent.direction,
                     "alternatives": [

@@ -1,4 +1,4 @@
-"""A tree of descent -> the bytes of a PNG, SVG or HTML file: generations from left to right, a row for each checkpoint."""
+"""A tree of descent as a picture: generations from left to right, a row for each checkpoint."""
 
 from __future__ import annotations
 
@@ -64,7 +64,15 @@ def _figure(tree: Tree) -> tuple[Figure, str]:
         colour, marker, _ = _LOOKS[tree.nodes[number].relation]
         axes.plot([column], [row], marker=marker, color=colour, markersize=6, zorder=3)
         axes.annotate(
-            texts[number], (column, row), xytext=(8, 0), textcoords="offset points", va="center", fontsize=8, zorder=4
+            texts[number],
+            (column, row),
+            xytext=(8, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+            zorder=4,
+            # Over the dotted lines of merges, which may cross anything.
+            bbox={"boxstyle": "square,pad=0.1", "color": "white", "alpha": 0.75, "linewidth": 0},
         )
     _legend(figure, tree)
     title = f"Descent of {count(len(places), 'checkpoint')}" + (f" in {elide(start, 60)}" if start else "")
