@@ -11,12 +11,15 @@ import numpy as np
 from .copies import equal_groups, grown_from_rounded, is_rounded, narrow
 from .direction import CERTAIN, lean, right_angle, root_probabilities
 from .family import Family
+from .graph import Edge, outward, side
 from .merges import Merge, find_merges
-from .spanning import Edge, neighbours, side, spanning_edges, support
+from .spanning import reachable, spanning_edges
+from .support import lifted, support
 from .tree import Node, Parent, Tree
 
 __all__ = ["descend"]
 
+_ROUNDS = 4  # of rooting and lifting; the second seldom changes anything
 _NEAREST = 8  # sources of a rounded copy looked at, the nearest first
 
 
@@ -34,14 +37,15 @@ def descend(family: Family, base: int | None = None) -> Tree:
     rounded = {lead: source for lead in leads if (source := _source(family, lead, leads)) is not None}
     closed = dict(rounded) if base is None else {**rounded, base: base}
     merges = find_merges(family, leads, closed)
-    edges = spanning_edges(family, leads, merges, base)
+    far = reachable(family, rounded)
+    edges = spanning_edges(family, far, leads, merges, base)
     nodes: dict[int, Node] = {}
     for group in groups:
         for copy in group[1:]:
             nodes[copy] = Node(family.labels[copy], "copy", (Parent(group[0], None, 0.0, 0.0, 1.0, None),), None, None)
     for members in _components(leads, edges):
         inside = [edge for edge in edges if edge[0] in members]
-        nodes.update(_rooted(family, sorted(members), inside, merges, base))
+        nodes.update(_rooted(family, far, sorted(members), inside, merges, base))
     return Tree(
         tuple(nodes[number] for number in range(len(family))), base, tuple(_notes(family, leads, rounded, base))
     )
@@ -64,7 +68,12 @@ def _components(leads: list[int], edges: list[Edge]) -> list[set[int]]:
 
 
 def _rooted(
-    family: Family, members: list[int], edges: list[Edge], merges: Mapping[int, Merge], base: int | None
+    family: Family,
+    far: np.ndarray,
+    members: list[int],
+    edges: list[Edge],
+    merges: Mapping[int, Merge],
+    base: int | None,
 ) -> dict[int, Node]:
     """The nodes of one tree."""
 
@@ -93,16 +102,21 @@ def _rooted(
     def pair(middle: int, a: int, b: int) -> float:
         return lean(family, middle, a, b) if of_training(middle, a) and of_training(middle, b) else 0.0
 
-    if base in members:
-        chance = {number: float(number == base) for number in members}
-    elif edges:
-        chance = root_probabilities(edges, certain, step, pair)
-    else:
-        chance = {members[0]: 1.0}
-    root = max(members, key=lambda number: (chance[number], -number))
+    for _ in range(_ROUNDS):
+        if base in members:
+            chance = {number: float(number == base) for number in members}
+        elif edges:
+            chance = root_probabilities(edges, certain, step, pair)
+        else:
+            chance = {members[0]: 1.0}
+        root = max(members, key=lambda number: (chance[number], -number))
+        before, edges = edges, outward(lifted(family, edges, root, far, of_training), root)
+        if set(map(frozenset, before)) == set(map(frozenset, edges)):
+            break
     out = {root: Node(family.labels[root], "root", (), None, chance[root])}
-    for older, younger in _outward(edges, root):
-        parents = _parents(family, edges, (older, younger), merges, chance, of_training(older, younger))
+    for edge in edges:
+        older, younger = edge
+        parents = _parents(family, edges, edge, far, merges, chance, of_training(older, younger))
         relation, dtype = "step", None
         if younger in merges and older in merges[younger].parents:
             relation = "merge"
@@ -114,23 +128,11 @@ def _rooted(
     return out
 
 
-def _outward(edges: list[Edge], root: int) -> list[Edge]:
-    """The edges as (older, younger), the nearest to the root first."""
-    near, came = neighbours(edges), {root: root}
-    queue, out = [root], []
-    for node in queue:
-        for other in near.get(node, ()):
-            if other not in came:
-                came[other] = node
-                queue.append(other)
-                out.append((node, other))
-    return out
-
-
 def _parents(
     family: Family,
     edges: list[Edge],
     edge: Edge,
+    far: np.ndarray,
     merges: Mapping[int, Merge],
     chance: Mapping[int, float],
     of_training: bool,
@@ -143,7 +145,7 @@ def _parents(
             Parent(number, weight, *_lengths(family, number, younger), 1.0, direction)
             for number, weight in zip(merge.parents, merge.weights, strict=True)
         )
-    sure, alternatives = support(family, edges, edge, merges, rounded=not of_training)
+    sure, alternatives = support(family, edges, edge, far, merges, of_training)
     told = tuple((*alternative.edge, alternative.probability) for alternative in alternatives)
     return (Parent(older, None, *_lengths(family, older, younger), sure, direction, told),)
 

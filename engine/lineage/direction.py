@@ -27,7 +27,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from .family import Family
-from .spanning import Edge, neighbours
+from .graph import Edge, neighbours
 
 __all__ = ["CERTAIN", "lean", "right_angle", "root_probabilities"]
 

@@ -13,7 +13,8 @@ __all__ = ["Family"]
 
 Floats = NDArray[np.float64]
 
-_BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16}
+# Bits of the significand, by which rounding from one to another goes; 4 for all others.
+_BITS = {"F64": 53, "F32": 24, "F16": 11, "BF16": 8}
 
 # A distance of 0 has no logarithm: a tensor in which two are equal counts as this many times closer than the closest
 # two that differ. 1000 is ln 1000 = 6.9, the weight of a tensor that descended untouched.
@@ -43,8 +44,8 @@ class Family:
 
     @cached_property
     def bits(self) -> NDArray[np.int64]:
-        """(K, N) bits of an element: 64, 32, 16, or 8 for all others."""
-        out = np.full(self.dtypes.shape, 8)
+        """(K, N) bits of the significand of each tensor's dtype."""
+        out = np.full(self.dtypes.shape, 4)
         for dtype, width in _BITS.items():
             out[self.dtypes == dtype] = width
         return out

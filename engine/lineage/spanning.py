@@ -11,50 +11,52 @@ drown all others, while a logarithm hears each tensor as loudly, above all one t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .family import Family
+from .graph import Edge, path, steps
 
 if TYPE_CHECKING:
     from .merges import Merge
 
-__all__ = ["Alternative", "Edge", "path", "spanning_edges", "support"]
-
-Edge = tuple[int, int]
+__all__ = ["RELATED", "reachable", "spanning_edges"]
 
 RELATED = 0.1
 """The correlation from which two are relatives. Initialised apart, MiniLM has 0.0002; a long fine-tune keeps 0.9."""
-
-STEP_CORRELATION = 0.04
-"""How far two steps are from a right angle: the standard deviation of the cosine between steps of training that meet at
-a checkpoint. 98 pairs in four families of MiniLM have 0.030 (mean 0.017, the largest 0.096): see docs/lineage.md."""
-
-_ROUNDING_CORRELATION = 0.002  # of a rounding error and a step: no cause but chance, 1/sqrt(elements)
 
 # Descendants of a merge are seen from it at right angles to the line between its parents, up to this cosine: three
 # times what steps lean together.
 _RIGHT_ANGLE = 0.1
 
-_CONSIDERED = 64  # alternatives looked at, the nearest first
-_LEAST = 0.05  # alternatives less probable than this are not told
+
+def reachable(family: Family, rounded: Mapping[int, int]) -> NDArray[np.float64]:
+    """(N, N) `separation` of those that may be joined, infinite for all others.
+
+    Unrelated ones may not, and not two rounded copies of one source either: what was rounded to few bits is as near to
+    the source rounded to more, for the first rounding was on the way to the second.
+
+    Args:
+        rounded: checkpoint -> what it is a rounded copy of.
+    """
+    far = np.where(family.correlation >= RELATED, family.separation, np.inf)
+    for one, source in rounded.items():
+        for other, same in rounded.items():
+            if one != other and source == same:
+                far[one, other] = np.inf
+    return far
 
 
-@dataclass(frozen=True)
-class Alternative:
-    """An edge that could stand in the place of one of the tree, and how probable that is."""
-
-    edge: Edge
-    probability: float
-
-
-def spanning_edges(family: Family, members: Sequence[int], merges: Mapping[int, Merge], base: int | None) -> list[Edge]:
+def spanning_edges(
+    family: Family,
+    far: NDArray[np.float64],
+    members: Sequence[int],
+    merges: Mapping[int, Merge],
+    base: int | None,
+) -> list[Edge]:
     """The edges of the shortest spanning forest; relatives only are joined.
 
     A merge lies between its parents, nearer to both than they are to their own ancestors, and would draw the tree to
@@ -63,13 +65,13 @@ def spanning_edges(family: Family, members: Sequence[int], merges: Mapping[int, 
     way between two parents of a merge gives way.
 
     Args:
+        far: (N, N) as `reachable` has it.
         members: the checkpoints that take part.
         merges: which of them are averages of which.
         base: the one known to be nobody's child, if any.
     """
     from scipy.sparse.csgraph import minimum_spanning_tree
 
-    far = np.where(family.correlation >= RELATED, family.separation, np.inf)
     after = _after_merges(family, members, merges, base)
     plain = np.array([number for number in members if number not in after], np.intp)
     table = np.triu(far[np.ix_(plain, plain)], 1)
@@ -85,7 +87,7 @@ def spanning_edges(family: Family, members: Sequence[int], merges: Mapping[int, 
         del after[node]
         if node in merges:
             kept.add(frozenset((node, merges[node].parents[0])))
-            kept.update(frozenset(edge) for edge in _steps(path(edges, *merges[node].parents)))
+            kept.update(frozenset(edge) for edge in steps(path(edges, *merges[node].parents)))
             edges.append((node, merges[node].parents[0]))
         edges = _shortest(far, [*edges, *((node, other) for other in inside)], kept)
         inside.add(node)
@@ -139,113 +141,3 @@ def _shortest(far: NDArray[np.float64], edges: Sequence[Edge], kept: set[frozens
             group[one] = two
             out.append(edge)
     return out
-
-
-def _steps(nodes: Sequence[int]) -> list[Edge]:
-    return list(pairwise(nodes))
-
-
-def neighbours(edges: Sequence[Edge]) -> dict[int, list[int]]:
-    """node -> those it has an edge with."""
-    out: dict[int, list[int]] = {}
-    for a, b in edges:
-        out.setdefault(a, []).append(b)
-        out.setdefault(b, []).append(a)
-    return out
-
-
-def path(edges: Sequence[Edge], start: int, end: int) -> list[int]:
-    """The nodes from start to end in a forest, both included; none where no path leads there."""
-    near, came = neighbours(edges), {start: start}
-    queue = [start]
-    for node in queue:
-        for other in near.get(node, ()):
-            if other not in came:
-                came[other] = node
-                queue.append(other)
-    if end not in came:
-        return []
-    out = [end]
-    while out[-1] != start:
-        out.append(came[out[-1]])
-    return out[::-1]
-
-
-def side(edges: Sequence[Edge], edge: Edge) -> set[int]:
-    """The nodes on the side of edge[0] when the edge is cut."""
-    near, found = neighbours([other for other in edges if set(other) != set(edge)]), {edge[0]}
-    queue = [edge[0]]
-    for node in queue:
-        for other in near.get(node, ()):
-            if other not in found:
-                found.add(other)
-                queue.append(other)
-    return found
-
-
-def support(
-    family: Family, edges: Sequence[Edge], edge: Edge, merges: Mapping[int, Merge], rounded: bool
-) -> tuple[float, list[Alternative]]:
-    """How probable an edge of the tree is, and what could stand in its place.
-
-    For an edge c-p and another x-y across the same cut, the difference of `separation` is compared with its standard
-    error. Two sources of error are added: tensors that disagree, sqrt(Σ w² (δ - mean)²) with w the share of a tensor's
-    elements and δ its difference, and steps that are not quite at right angles: an angle with cosine ρ moves ln d² by
-    2 ρ r, r the length of what lies between the two edges over that of the edge. Odds of all alternatives are added.
-
-    Args:
-        edge: one of `edges`, none between a merge and its parent.
-        rounded: whether it joins a checkpoint and its rounded copy; rounding errors correlate with nothing.
-    Returns:
-        The probability, and the alternatives from 5 % on, most probable first.
-    """
-    here = side(edges, edge)
-    reach = side(edges, edge[::-1])
-    one, two = (np.array(sorted(nodes), np.intp) for nodes in (here, reach))
-    far = np.where(family.correlation >= RELATED, family.separation, np.inf)[np.ix_(one, two)]
-    order = np.argsort(far, axis=None, kind="stable")[: _CONSIDERED + 1]
-    correlation = _ROUNDING_CORRELATION if rounded else STEP_CORRELATION
-    hidden = _between(edges, here, merges)
-    found: list[tuple[Edge, float]] = []
-    for at in order:
-        x, y = int(one[at // len(two)]), int(two[at % len(two)])
-        if (x, y) == edge or not np.isfinite(far.flat[at]) or x in hidden or y in hidden:
-            continue
-        beyond = _normal_tail(_score(family, edge, (x, y), correlation))
-        found.append(((x, y), beyond / (1.0 - beyond) if beyond < 1.0 else 1.0))
-    whole = 1.0 + max((odds for _, odds in found), default=0.0)
-    likely = [Alternative(other, odds / whole) for other, odds in found if odds / whole >= _LEAST]
-    return 1.0 / whole, sorted(likely, key=lambda alternative: -alternative.probability)
-
-
-def _between(edges: Sequence[Edge], here: set[int], merges: Mapping[int, Merge]) -> set[int]:
-    """Merges of a parent on one side and one on the other, with all that hangs on them: they join the sides anyway."""
-    out = set[int]()
-    for number, merge in merges.items():
-        if len({parent in here for parent in merge.parents}) > 1:
-            out |= side(edges, (number, merge.parents[0]))
-    return out
-
-
-def _score(family: Family, edge: Edge, other: Edge, correlation: float) -> float:
-    """By how many standard errors the other edge is longer."""
-    at, instead = family.place[edge], family.place[other]
-    both = family.measured[:, at] & family.measured[:, instead]
-    if not both.any():
-        return 0.0
-    weight = family.elements[both] / family.elements[both].sum()
-    difference = family.logs[both, instead] - family.logs[both, at]
-    mean = float(weight @ difference)
-    tensors = float(((weight * (difference - mean)) ** 2).sum())
-    length = np.sqrt(family.squared[both, at])
-    detour = np.sqrt(family.squared[both, family.place[edge[0], other[0]]])
-    detour = detour + np.sqrt(family.squared[both, family.place[edge[1], other[1]]])
-    # Where the edge has no length, no angle can change that the tensor is the same.
-    ratio = np.where(length > 0, np.minimum(detour / np.where(length > 0, length, 1.0), 1.0), 0.0)
-    angles = 2.0 * correlation * float(weight @ ratio)
-    error = math.sqrt(tensors + angles**2)
-    return mean / error if error > 0 else math.copysign(math.inf, mean) if mean else 0.0
-
-
-def _normal_tail(z: float) -> float:
-    return 0.5 * math.erfc(z / math.sqrt(2.0))
