@@ -82,7 +82,10 @@ def judge(tree: Tree, members: Sequence[Born], names: Sequence[str]) -> Verdict:
         Edge(parent.support, parent.direction or 0.0, frozenset(edge) in either, edge in true)
         for edge, parent in said.items()
     )
-    relations = {name: (node, [names[parent.node] for parent in node.parents]) for name, node in zip(names, tree.nodes)}
+    relations = {
+        name: (node, [names[parent.node] for parent in node.parents])
+        for name, node in zip(names, tree.nodes, strict=True)
+    }
     return Verdict(
         edges=Found(len(true), len(said), sum(edge.right for edge in each)),
         directed=Found(len(true), len(said), sum(edge.pointing for edge in each)),

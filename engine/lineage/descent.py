@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from .copies import equal_groups, grown_from_rounded, is_rounded, narrow
 from .direction import CERTAIN, lean, right_angle, root_probabilities
 from .family import Family
-from .graph import Edge, outward, side
+from .graph import Edge, outward, path, side
 from .merges import Merge, find_merges
 from .spanning import reachable, spanning_edges
 from .support import lifted, support
@@ -113,10 +114,10 @@ def _rooted(
         before, edges = edges, outward(lifted(family, edges, root, far, of_training), root)
         if set(map(frozenset, before)) == set(map(frozenset, edges)):
             break
+    made = {edge[1]: _parents(family, edges, edge, far, merges, chance, of_training(*edge)) for edge in edges}
+    _turn(made, edges)
     out = {root: Node(family.labels[root], "root", (), None, chance[root])}
-    for edge in edges:
-        older, younger = edge
-        parents = _parents(family, edges, edge, far, merges, chance, of_training(older, younger))
+    for older, younger in edges:
         relation, dtype = "step", None
         if younger in merges and older in merges[younger].parents:
             relation = "merge"
@@ -124,8 +125,25 @@ def _rooted(
             relation = "rounded"
         elif family.differing[:, family.place[older, younger]].sum() == 0:
             relation = "part"
-        out[younger] = Node(family.labels[younger], relation, parents, dtype, chance[younger])
+        out[younger] = Node(family.labels[younger], relation, made[younger], dtype, chance[younger])
     return out
+
+
+def _turn(made: dict[int, tuple[Parent, ...]], edges: list[Edge]) -> None:
+    """Lowers the directions that would turn round if an edge before them gave way to its alternative.
+
+    An alternative that reaches deeper into what hangs on an edge turns all edges on the way from there.
+    """
+    turned: dict[int, float] = {}
+    for _, younger in edges:
+        for _, reached, probability in made[younger][0].alternatives:
+            for node in path(edges, younger, reached)[1:]:
+                turned[node] = max(turned.get(node, 0.0), probability)
+    for node, probability in turned.items():
+        if made[node][0].weight is None:
+            made[node] = tuple(
+                replace(parent, direction=(parent.direction or 0.0) * (1.0 - probability)) for parent in made[node]
+            )
 
 
 def _parents(

@@ -114,8 +114,8 @@ class Family:
     def correlation(self) -> Floats:
         """(N, N) how alike two checkpoints are: the correlation of their elements in each tensor, averaged by elements.
 
-        About 1 / sqrt(elements) for weights initialised apart, near 1 for relatives. A tensor of equal elements has no
-        correlation and is left out, unless it is equal in both; 0 where nothing is left.
+        About 1 / sqrt(elements) for weights initialised apart, near 1 for relatives. A tensor of equal elements
+        (a new layer norm: ones, zeros) has no correlation and is left out; 0 where nothing is left.
         """
         first, second = self.ends
         n, total, square = (self.selfs[:, :, column] for column in (0, 2, 3))
@@ -125,7 +125,6 @@ class Family:
             spread = np.where(spread > 1e-9 * square, spread, 0.0)
             dot = self.pairs[:, :, 2] - total[:, first] * total[:, second] / n[:, first]
             found = dot / np.sqrt(spread[:, first] * spread[:, second])
-        found = np.where(self.squared[:, :-1] == 0, 1.0, found)
         counts = self.measured & np.isfinite(found)
         weight = np.where(counts, self.elements[:, None], 0.0)
         whole = weight.sum(axis=0)
