@@ -191,8 +191,8 @@ def test_missing_tensors(start):
     assert parents(tree) == {"child": ["start"], "grandchild": ["child"], "part": ["start"]}
     assert relations(tree)["part"] == "part"
     assert tree.notes == (
-        "3 of 4 different checkpoints lack tensors that others have; distances are over what two share, and merges are "
-        "looked for among those with the same tensors",
+        "4 of 4 different checkpoints lack tensors of others or have more; distances are over what two share, and "
+        "merges are looked for among those with the same tensors",
     )
 
 

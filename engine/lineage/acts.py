@@ -45,8 +45,7 @@ def lineage(
     Args:
         checkpoints: paths, hub ids or opened checkpoints, one or more; one given twice counts once.
         base: the checkpoint from which its relatives descend, one of those or another; None: the weights must tell.
-        rules, map, rules_file, include, exclude, rows: as for `compare`; names are matched with those of the base, else
-            of the first checkpoint.
+        rules, map, rules_file, include, exclude, rows: as for `compare`, for every two.
         threads, io, progress, say: as for `compare`.
     Returns:
         A `Tree`, its nodes in the order of the checkpoints, a base that is none of them first.
@@ -55,7 +54,7 @@ def lineage(
     """
     check_scipy()
     opened = [open_checkpoint(source) for source in checkpoints]
-    notes = []
+    notes: list[str] = []
     if base is not None:
         opened.insert(0, open_checkpoint(base))
     if not opened:
@@ -65,20 +64,27 @@ def lineage(
         first = different.setdefault(os.path.realpath(checkpoint.path), checkpoint)
         if first is not checkpoint and not (base is not None and first is opened[0]):
             notes.append(f"{checkpoint.label} was given twice and counts once")
+    from ..joint import join
     from .descent import descend
-    from .gathering import gather
+    from .gathering import family_of, sums_of
 
-    family, bytes_read, seconds = gather(
+    ledger = join(
         list(different.values()),
-        0,
-        {"rules": rules, "map": map, "rules_file": rules_file, "include": include, "exclude": exclude, "rows": rows},
-        threads=threads,
-        io=io,
-        progress=progress,
-        say=say,
+        None if base is None else 0,
+        rules=rules,
+        map=map,
+        rules_file=rules_file,
+        include=include,
+        exclude=exclude,
+        rows=rows,
     )
-    tree = descend(family, None if base is None else 0)
-    return replace(tree, notes=(*notes, *tree.notes), bytes_read=bytes_read, seconds=seconds)
+    found = sums_of(ledger, threads=threads, io=io, progress=progress, say=say)
+    tree = descend(family_of(found), None if base is None else 0)
+    if len(different) > 1:
+        lonely = [label for label, total in zip(found.labels, ledger.totals, strict=True) if not total.get("matched")]
+        notes += [f"{label} has no tensor in common with any other" for label in lonely]
+    said = (*notes, *ledger.notes, *tree.notes)
+    return replace(tree, notes=said, bytes_read=found.bytes_read, seconds=found.seconds)
 
 
 def check_scipy() -> None:

@@ -56,8 +56,7 @@ def is_rounded(family: Family, number: int, source: int) -> str | None:
     if not fewer.any():
         return None
     place = family.place[number, source]
-    shared = family.shared[:, place]
-    if np.any(family.pairs[shared & ~fewer, place, 4] != 0):
+    if np.any(family.pairs[family.compared[:, place] & ~fewer, place, 4] != 0):
         return None
     bound = 0.0
     for k in np.flatnonzero(fewer):

@@ -183,10 +183,10 @@ def _notes(family: Family, leads: list[int], rounded: Mapping[int, int], base: i
     bad = (np.where(family.present, family.selfs[:, :, 5], 0.0) > 0).any(axis=0)
     for number in np.flatnonzero(bad):
         out.append(f"tensors of {family.labels[number]} hold NaN or infinity and were left out of its distances")
-    partly = [number for number in leads if not family.present[:, number].all()]
-    if partly and len(leads) > 1:
+    partly = [number for number in leads if not family.alike[number, leads].all()]
+    if partly:
         out.append(
-            f"{len(partly)} of {len(leads)} different checkpoints lack tensors that others have; distances are over "
+            f"{len(partly)} of {len(leads)} different checkpoints lack tensors of others or have more; distances are over "
             "what two share, and merges are looked for among those with the same tensors"
         )
     return out

@@ -28,16 +28,19 @@ class Family:
     Attributes:
         labels: N names, as the user knows the checkpoints.
         selfs: (K, N, 6) float64 in the order of `kernels.sums.SELF_SUMS`; anything where a tensor is missing.
-        pairs: (K, P, 5) float64 in the order of `kernels.sums.PAIR_SUMS`; pairs as `numpy.triu_indices(N, 1)` has them.
-        present: (K, N) bool, which checkpoint has which tensor.
+        pairs: (K, P, 5) float64 in the order of `kernels.sums.PAIR_SUMS`, pairs as `numpy.triu_indices(N, 1)` has them;
+            anything where a pair is not compared.
+        compared: (K, P) bool, which pair is compared in which tensor.
         dtypes: (K, N) safetensors names of dtypes, "" where a tensor is missing.
+        whole: (N,) elements of all tensors of each checkpoint.
     """
 
     labels: tuple[str, ...]
     selfs: Floats
     pairs: Floats
-    present: NDArray[np.bool_]
+    compared: NDArray[np.bool_]
     dtypes: NDArray[np.str_]
+    whole: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -70,10 +73,9 @@ class Family:
         return counted
 
     @cached_property
-    def shared(self) -> NDArray[np.bool_]:
-        """(K, P) whether both of a pair have the tensor."""
-        first, second = self.ends
-        return self.present[:, first] & self.present[:, second]
+    def present(self) -> NDArray[np.bool_]:
+        """(K, N) which checkpoint has which tensor."""
+        return np.asarray(self.dtypes != "", np.bool_)
 
     @cached_property
     def measured(self) -> NDArray[np.bool_]:
@@ -85,7 +87,7 @@ class Family:
         floating = np.char.startswith(self.dtypes, "F") | np.char.startswith(self.dtypes, "BF")
         good = self.present & floating & (self.selfs[:, :, 0] > 0) & (self.selfs[:, :, 5] == 0)
         first, second = self.ends
-        return good[:, first] & good[:, second] & np.isfinite(self.pairs[:, :, 1])
+        return self.compared & good[:, first] & good[:, second] & np.isfinite(self.pairs[:, :, 1])
 
     @cached_property
     def squared(self) -> Floats:
@@ -103,12 +105,19 @@ class Family:
         return self.between(self.squared.sum(axis=0))
 
     @cached_property
+    def alike(self) -> NDArray[np.bool_]:
+        """(N, N) whether two have the same tensors: every element of both is compared."""
+        first, second = self.ends
+        size = np.where(self.present, self.selfs[:, :, 0], 0.0)
+        covered = np.where(self.compared, np.minimum(size[:, first], size[:, second]), 0.0).sum(axis=0)
+        same = (covered == self.whole[first]) & (covered == self.whole[second]) & self.compared.any(axis=0)
+        return self.between(np.append(same, True))
+
+    @cached_property
     def equal(self) -> NDArray[np.bool_]:
         """(N, N) whether two have the same tensors and no element of them differs."""
-        first, second = self.ends
-        same = (self.present[:, first] == self.present[:, second]).all(axis=0)
-        same &= np.where(self.shared, self.pairs[:, :, 4] == 0, True).all(axis=0) & self.shared.any(axis=0)
-        return self.between(np.append(same, True))
+        same = np.where(self.compared, self.pairs[:, :, 4] == 0, True).all(axis=0)
+        return self.alike & self.between(np.append(same, True))
 
     @cached_property
     def correlation(self) -> Floats:
@@ -165,7 +174,8 @@ class Family:
         # No pair sum depends on which of the two is first.
         pairs = self.pairs[:, self.place[index[first], index[second]]]
         labels = tuple(self.labels[number] for number in index)
-        return Family(labels, self.selfs[:, index], pairs, self.present[:, index], self.dtypes[:, index])
+        compared = self.compared[:, self.place[index[first], index[second]]]
+        return Family(labels, self.selfs[:, index], pairs, compared, self.dtypes[:, index], self.whole[index])
 
 
 def _with_itself(values: Floats) -> Floats:

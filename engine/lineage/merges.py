@@ -59,8 +59,7 @@ def find_merges(family: Family, members: list[int], closed: dict[int, int]) -> d
     index = np.array(members, np.intp)
     squared = family.total[np.ix_(index, index)]
     # All of them must have the same tensors, or distances are not over the same space.
-    _, pattern = np.unique(family.present[:, index], axis=1, return_inverse=True)
-    alike = pattern.ravel()[:, None] == pattern.ravel()
+    alike = family.alike[np.ix_(index, index)]
     first, second = np.triu_indices(len(index), 1)
     found = {}
     for x, number in enumerate(members):

@@ -40,18 +40,19 @@ def family(checkpoints, dtypes=None):
     first, second = np.triu_indices(len(labels), 1)
     selfs = np.zeros((len(tensors), len(labels), 6))
     pairs = np.zeros((len(tensors), len(first), 5))
-    present = np.zeros((len(tensors), len(labels)), bool)
+    compared = np.zeros((len(tensors), len(first)), bool)
     kinds = np.full((len(tensors), len(labels)), "", "U8")
     for k, name in enumerate(tensors):
         for n, label in enumerate(labels):
             if name in checkpoints[label]:
                 selfs[k, n] = self_sums(checkpoints[label][name])
-                present[k, n] = True
                 kinds[k, n] = (dtypes or {}).get(label, "F32")
         for p, (a, b) in enumerate(zip(first, second, strict=True)):
-            if present[k, a] and present[k, b]:
+            compared[k, p] = name in checkpoints[labels[a]] and name in checkpoints[labels[b]]
+            if compared[k, p]:
                 pairs[k, p] = pair_sums(checkpoints[labels[a]][name], checkpoints[labels[b]][name])
-    return Family(labels, selfs, pairs, present, kinds)
+    whole = np.array([sum(weights.size for weights in checkpoints[label].values()) for label in labels])
+    return Family(labels, selfs, pairs, compared, kinds, whole)
 
 
 def tree_of(checkpoints, base=None, dtypes=None):
