@@ -30,6 +30,7 @@ def main() -> None:
     parser.add_argument("seeds", type=int, nargs="+", help="one family for each")
     parser.add_argument("--folder", type=Path, help="where families are made; a temporary folder by default")
     options = parser.parse_args()
+    about = {**versions(), "transformers": version("transformers"), "scipy": version("scipy"), "commit": commit()}
     verdicts: dict[str, Verdict] = {"root given": Verdict(), "root unknown": Verdict()}
     print("| seed | root | edges | directed edges | merges | copies | half precision |")
     print("|---|---|---|---|---|---|---|")
@@ -48,8 +49,7 @@ def main() -> None:
         directed = [edge for edge in turned if low <= edge.direction < high]
         label = f"{100 * low:.0f}-{100 * min(high, 1):.0f} %"
         print(f"| {label} | {_share(supported, 'right')} | {_share(directed, 'pointing')} |")
-    about = {**versions(), "transformers": version("transformers"), "scipy": version("scipy")}
-    print(f"\n{machine()}, commit {commit()}; " + ", ".join(f"{name} {number}" for name, number in about.items()))
+    print(f"\n{machine()}; " + ", ".join(f"{name} {number}" for name, number in about.items()))
 
 
 def _judged(seed: int, folder: Path | None) -> Iterator[tuple[str, Verdict]]:

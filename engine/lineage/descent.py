@@ -186,7 +186,7 @@ def _notes(family: Family, leads: list[int], rounded: Mapping[int, int], base: i
     partly = [number for number in leads if not family.alike[number, leads].all()]
     if partly:
         out.append(
-            f"{len(partly)} of {len(leads)} different checkpoints lack tensors of others or have more; distances are over "
-            "what two share, and merges are looked for among those with the same tensors"
+            f"{len(partly)} of {len(leads)} different checkpoints lack tensors of others or have more; distances are "
+            "over what two share, and merges are looked for among those with the same tensors"
         )
     return out
