@@ -156,6 +156,9 @@ def _train(model: Any, tokenizer: Any, member: Born) -> None:
         else torch.optim.SGD(learning, lr=200 * member.rate, momentum=0.9)
     )
     sentences = _sentences(member.seed)
+    # One thread: the steps are small, and threads that wait for each other take ten times as long on a busy machine.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     with torch.random.fork_rng():
         torch.manual_seed(member.seed)
         model.train()
@@ -166,6 +169,7 @@ def _train(model: Any, tokenizer: Any, member: Born) -> None:
             torch.nn.functional.cross_entropy(20 * first @ second.T, torch.arange(BATCH)).backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+    torch.set_num_threads(threads)
 
 
 def _embedded(model: Any, tokens: Any) -> torch.Tensor:

@@ -23,7 +23,7 @@ from .graph import Edge, path, steps
 if TYPE_CHECKING:
     from .merges import Merge
 
-__all__ = ["RELATED", "reachable", "spanning_edges"]
+__all__ = ["RELATED", "reachable", "rounding_deviation", "spanning_edges"]
 
 RELATED = 0.1
 """The correlation from which two are relatives. Initialised apart, MiniLM has 0.0002; a long fine-tune keeps 0.9."""
@@ -37,7 +37,9 @@ def reachable(family: Family, rounded: Mapping[int, int]) -> NDArray[np.float64]
     """(N, N) `separation` of those that may be joined, infinite for all others.
 
     Unrelated ones may not, and not two rounded copies of one source either: what was rounded to few bits is as near to
-    the source rounded to more, for the first rounding was on the way to the second.
+    the source rounded to more, for the first rounding was on the way to the second. All others are a little farther
+    from a rounded copy than it seems, by three times what chance can make of a rounding error: that it is nearer than
+    its source must be more than chance.
 
     Args:
         rounded: checkpoint -> what it is a rounded copy of.
@@ -47,7 +49,22 @@ def reachable(family: Family, rounded: Mapping[int, int]) -> NDArray[np.float64]
         for other, same in rounded.items():
             if one != other and source == same:
                 far[one, other] = np.inf
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = np.sqrt(family.total[one, source] / family.total[source])
+        chance = 6.0 * rounding_deviation(family) * np.nan_to_num(np.minimum(ratio, 1.0), nan=1.0)
+        chance[[one, source]] = 0.0
+        far[one] += chance
+        far[:, one] += chance
     return far
+
+
+def rounding_deviation(family: Family) -> float:
+    """The standard deviation of the cosine between a rounding error and a step of training.
+
+    They have no cause in common: it is 1 / sqrt(elements). In large models what rounding errors do share shows, and
+    0.002 is safe.
+    """
+    return max(0.002, 1.0 / float(np.sqrt(max(family.elements.sum(), 1.0))))
 
 
 def spanning_edges(
@@ -100,7 +117,9 @@ def _after_merges(
     """Merges and what seems to descend from them -> what must be in the tree before.
 
     From a merge x of a and b its descendants y are seen at right angles to the line: the cosine of y-x and a-x is 0 but
-    for what steps lean together. Descendants of a are not: y-x = (y-a) + (a-x).
+    for what steps lean together. Descendants of a are not: y-x = (y-a) + (a-x). What lies on the way from a to b may
+    be, where the weights of the merge are as its squared distances from a and b; but from there, and by chance only
+    from elsewhere, a and b themselves are seen at a right angle.
     """
     after = {merge: set(merges[merge].parents) for merge in merges}
     total, far = family.total, family.separation
@@ -109,20 +128,25 @@ def _after_merges(
         for y in members:
             if y in (x, base) or y in merges or y in merge.parents or family.correlation[x, y] < RELATED:
                 continue
-            cosines = [
-                (total[x, y] + total[x, a] - total[y, a]) / (2.0 * np.sqrt(total[x, y] * total[x, a]))
-                for a in merge.parents
-                if total[x, y] > 0
-            ]
-            if max(map(abs, cosines), default=0.0) < _RIGHT_ANGLE:
+            a, b = merge.parents
+            across = max(_cosine(total, x, y, a), _cosine(total, x, y, b)) < _RIGHT_ANGLE
+            if across and _cosine(total, y, a, b) >= _RIGHT_ANGLE:
                 seen.add(y)
-        # An ancestor of both parents may be seen so by chance; but then it has nearer kin, and they do too.
+        # Those that hang on the way between the parents may be seen so too; but then they have nearer kin there.
         others = [number for number in members if number != x and number not in merges]
         while strays := {y for y in seen if any(far[y, z] < far[y, x] for z in others if z not in seen)}:
             seen -= strays
         for y in seen:
             after.setdefault(y, set()).add(x)
     return after
+
+
+def _cosine(total: NDArray[np.float64], corner: int, one: int, other: int) -> float:
+    """|cos| of the angle at a corner, of squared distances; 0 where two of the three coincide."""
+    sides = total[corner, one] * total[corner, other]
+    return (
+        float(abs(total[corner, one] + total[corner, other] - total[one, other]) / (2.0 * sides**0.5)) if sides else 0.0
+    )
 
 
 def _shortest(far: NDArray[np.float64], edges: Sequence[Edge], kept: set[frozenset[int]]) -> list[Edge]:

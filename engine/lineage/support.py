@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from .family import Family
 from .graph import Edge, outward, side
+from .spanning import rounding_deviation
 
 if TYPE_CHECKING:
     from .merges import Merge
@@ -30,8 +31,6 @@ _LEAN_DEVIATION = 0.04
 a child leans the way its parent came: its mean, and how far one may be from it. 98 pairs in four families of MiniLM
 have a mean of 0.017 and a standard deviation of 0.025, from -0.045 to 0.096; 0.04, because with 0.03 too few of the
 edges that were said to be 70 to 90 % sure were right (docs/lineage.md)."""
-
-_ROUNDING_DEVIATION = 0.002  # of a rounding error and a step: no cause but chance, 1/sqrt(elements)
 
 _CONSIDERED = 64  # alternatives looked at, the nearest first
 _LEAST = 0.05  # alternatives less probable than this are not told
@@ -95,7 +94,7 @@ def support(
     one, two = (np.array(sorted(nodes), np.intp) for nodes in (here, reach))
     across = far[np.ix_(one, two)]
     order = np.argsort(across, axis=None, kind="stable")[: _CONSIDERED + 1]
-    deviation = _LEAN_DEVIATION if of_training else _ROUNDING_DEVIATION
+    deviation = _LEAN_DEVIATION if of_training else rounding_deviation(family)
     hidden = _between(edges, here, merges)
     older, younger = edge
     parent = {child: node for node, child in edges}
