@@ -110,9 +110,8 @@ def test_command_prints_a_tree(files, monkeypatch, capsys):
     code, out, err = called(monkeypatch, capsys, *files.values(), "--base", files["start"])
     assert (code, err) == (0, "")
     assert out.startswith("7 checkpoints in 2 trees, names after ")
-    lines = {line.split()[-1 if "──" not in line else 1]: line for line in out.splitlines()[3:]}
-    assert "start.safetensors" in out.splitlines()[3] and "root, as given" in out.splitlines()[3]
-    assert any("half.safetensors" in line and line.endswith("rounded to F16") for line in lines.values())
+    assert any("start.safetensors" in line and line.endswith("root, as given") for line in out.splitlines())
+    assert any("half.safetensors" in line and "rounded to F16" in line for line in out.splitlines())
 
 
 def test_command_writes_json_dot_and_pictures(files, tmp_path, monkeypatch, capsys):

@@ -41,17 +41,17 @@ def test_text(tree):
     assert tree_text(tree) == (
         "9 checkpoints in 2 trees, names after runs/\n"
         "\n"
-        "                                     relative_delta\n"
-        "start                                                root 60 %, else a 30 %\n"
-        "├── copy                                             copy, equal in every element\n"
-        '├── "b"\\                                     0.00200\n'
-        "│   ├── part                                      0  the same values in what both have\n"
-        '│   └── mix                                  0.0400  merge: 0.75 "b"\\ + 0.25 a\n'
-        '└── a                                        0.0100  edge 80 %, else from "b"\\ 20 %, else start → '
+        "                                 relative_delta\n"
+        "start                                            root 60 %, else a 30 %\n"
+        "├── copy                                         copy, equal in every element\n"
+        '├── "b"\\                                0.00200\n'
+        "│   ├── part                                  0  the same values in what both have\n"
+        '│   └── mix                             0.04000  merge: 0.75 "b"\\ + 0.25 a\n'
+        '└── a                                   0.01000  edge 80 %, else from "b"\\ 20 %, else start → '
         "e\\x1b[31mvil\\n$x^2$.bin 10 %; direction 70 %\n"
-        "    ├── half                               2.00e-04  rounded to F16\n"
-        "    └── e\\x1b[31mvil\\n$x^2$.bin               0.5000\n"
-        "lone                                                 root\n"
+        "    ├── half                           2.00e-04  rounded to F16\n"
+        "    └── e\\x1b[31mvil\\n$x^2$.bin         0.50000\n"
+        "lone                                             root\n"
         "\n"
         "note: runs/lone has no tensor in common with any other\n"
     )
@@ -110,7 +110,7 @@ def test_dot(tree):
     assert '  n2 [label="\\"b\\"\\\\"];' in lines
     assert '  n4 [label="e\\\\x1b[31mvil\\\\n$x^2$.bin"];' in lines
     assert '  n3 [label="half\\nrounded to F16"];' in lines
-    assert '  n0 -> n1 [label="0.0100", style=dashed, dir=none];' in lines
+    assert '  n0 -> n1 [label="0.01000", style=dashed, dir=none];' in lines
     assert '  n0 -> n2 [label="0.00200"];' in lines
     assert '  n2 -> n5 [label="0.75"];' in lines and '  n1 -> n5 [label="0.25"];' in lines
     assert '  n0 -> n7 [label="=", dir=none];' in lines
