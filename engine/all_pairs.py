@@ -19,7 +19,7 @@ from .loading import Say
 from .places import Places
 from .plan import Joined
 
-__all__ = ["AllPairs", "Block", "Kept", "blocks", "gather"]
+__all__ = ["AllPairs", "Block", "Kept", "blocks", "gather", "held"]
 
 BLOCK_BYTES = 4 << 30
 _BLOCK_SUMS_BYTES = 128 << 20  # of the sums of one block: what an interrupt can lose, and what is held twice
@@ -36,6 +36,8 @@ class AllPairs:
         sums: (K, P, 5) float64 in the order of `kernels.sums.PAIR_SUMS`, pairs in the order of `pairs`; NaN where the
             pair is not compared in the tensor. Each is what `compare` of that pair has, bit for bit. x - y and y - x
             have the same sums.
+        homes: (K, N) int64, the first checkpoint in which the tensor is the very same run of bytes of the same file: its
+            own number for most, -1 where it has not the tensor.
         bytes_read: the bytes of all operands, counted as they were handed to the kernel.
         same_bytes: the bytes of tensors that were recognised as bytes read already.
         seconds: how long that took.
@@ -44,6 +46,7 @@ class AllPairs:
     ledger: JointLedger
     selfs: NDArray[np.float64]
     sums: NDArray[np.float64]
+    homes: NDArray[np.int64]
     bytes_read: int = 0
     same_bytes: int = 0
     seconds: float = 0.0
@@ -83,13 +86,14 @@ class Block:
 
     Attributes:
         tensors: their numbers in the ledger, ascending.
-        selfs, sums: (B, N, 6) and (B, P, 5) as in `AllPairs`.
+        selfs, sums, homes: (B, N, 6), (B, P, 5) and (B, N) as in `AllPairs`.
         bytes_read, same_bytes, seconds: as in `AllPairs`.
     """
 
     tensors: range
     selfs: NDArray[np.float64]
     sums: NDArray[np.float64]
+    homes: NDArray[np.int64]
     bytes_read: int = 0
     same_bytes: int = 0
     seconds: float = 0.0
@@ -145,7 +149,8 @@ def gather(
     count, parts = len(ledger.checkpoints), blocks(ledger)
     pairs = count * (count - 1) // 2
     selfs = np.full((len(ledger.tensors), count, len(SELF_SUMS)), np.nan)
-    sums = _held((len(ledger.tensors), pairs, len(PAIR_SUMS)))
+    sums = held((len(ledger.tensors), pairs, len(PAIR_SUMS)))
+    homes = np.full(selfs.shape[:2], -1)
     places = Places(ledger.checkpoints)
     total = sum(_nbytes(tensor) for tensor in ledger.tensors)
     done, read, same, seconds = 0, 0, 0, 0.0
@@ -158,15 +163,16 @@ def gather(
             read, same, seconds = read + block.bytes_read, same + block.same_bytes, seconds + block.seconds
         selfs[tensors.start : tensors.stop] = block.selfs
         sums[tensors.start : tensors.stop] = block.sums
+        homes[tensors.start : tensors.stop] = block.homes
         done += sum(_nbytes(ledger.tensors[k]) for k in tensors)
-    return AllPairs(ledger, selfs, sums, read, same, seconds)
+    return AllPairs(ledger, selfs, sums, homes, read, same, seconds)
 
 
 def _nbytes(tensor: JointTensor) -> int:
     return tensor.elements * sum(DECODERS[ref.dtype].itemsize for ref in tensor.refs.values())
 
 
-def _held(shape: tuple[int, ...]) -> NDArray[np.float64]:
+def held(shape: tuple[int, ...]) -> NDArray[np.float64]:
     """An array for sums, in memory where it fits there well."""
     if 8 * np.prod(shape) <= _HELD_BYTES:
         return np.empty(shape)
@@ -193,13 +199,12 @@ class _Tile:
     members: list[tuple[int, Joined, dict[int, int]]]
 
 
-def _compute(
-    ledger: JointLedger, tensors: range, places: Places, progress: Progress | None, **options: Any
-) -> Block:
+def _compute(ledger: JointLedger, tensors: range, places: Places, progress: Progress | None, **options: Any) -> Block:
     count = len(ledger.checkpoints)
     ends = pairs_of(count)
     selfs = np.full((len(tensors), count, len(SELF_SUMS)), np.nan)
     sums = np.full((len(tensors), len(ends), len(PAIR_SUMS)), np.nan)
+    homes = np.full(selfs.shape[:2], -1)
     planned = read = done = 0
     seconds = 0.0
     total = sum(_nbytes(ledger.tensors[k]) for k in tensors)
@@ -209,17 +214,17 @@ def _compute(
         found = execute(joined, len(joined[0].operands), tile.pairs.tolist(), progress=report, **options)
         for place, (k, _, slots) in enumerate(tile.members):
             selfs[k - tensors.start, list(slots)] = found.selfs[place, list(slots.values())]
+            first = {slot: number for number, slot in reversed(slots.items())}
+            homes[k - tensors.start, list(slots)] = [first[slot] for slot in slots.values()]
             sums[k - tensors.start, ledger.tensors[k].pairs] = found.pairs[place, tile.place]
         read, seconds = read + found.bytes_read, seconds + found.seconds
         planned += sum(tensor.nbytes for tensor in joined)
         done += sum(_nbytes(ledger.tensors[k]) for k, _, _ in tile.members)
     assert read == planned, "bytes are counted where they are read, and must agree with what was planned"
-    return Block(tensors, selfs, sums, read, total - read, seconds)
+    return Block(tensors, selfs, sums, homes, read, total - read, seconds)
 
 
-def _tiles(
-    ledger: JointLedger, tensors: range, places: Places, ends: NDArray[np.int64]
-) -> Iterator[_Tile]:
+def _tiles(ledger: JointLedger, tensors: range, places: Places, ends: NDArray[np.int64]) -> Iterator[_Tile]:
     found: dict[tuple[int, tuple[int, ...]], _Tile] = {}
     for k in tensors:
         tensor = ledger.tensors[k]

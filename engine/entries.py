@@ -148,7 +148,7 @@ def _means(x: Floats, y: Floats, pair: Floats, metrics: Sequence[str]) -> Iterat
     values = compute(x, y, pair)
     finite = (x[..., 5] == 0) & (y[..., 5] == 0)
     empty = x[..., 0] == 0
-    nothing = {metric: empty | (x[..., 3] == 0) | (y[..., 3] == 0) for metric in _NO_DIRECTION}
+    nothing = dict.fromkeys(_NO_DIRECTION, empty | (x[..., 3] == 0) | (y[..., 3] == 0))
     nothing["relative_delta"] = empty | (y[..., 3] == 0)
     for metric in metrics:
         column = np.ascontiguousarray(values[metric])
