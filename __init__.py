@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from .engine.errors import WeighbridgeError
     from .engine.formats import open_checkpoint
     from .engine.matching import Ledger, LedgerRow
+    from .engine.matrix import Matrix, matrix, open_matrix
     from .engine.results import Results, open_results
     from .engine.sweep import sweep
     from .engine.table import Comparison, Inspection, Row
@@ -20,6 +21,7 @@ __all__ = [
     "Inspection",
     "Ledger",
     "LedgerRow",
+    "Matrix",
     "Results",
     "Row",
     "TensorRef",
@@ -27,7 +29,9 @@ __all__ = [
     "compare",
     "inspect",
     "match",
+    "matrix",
     "open_checkpoint",
+    "open_matrix",
     "open_results",
     "sweep",
 ]
@@ -39,6 +43,7 @@ _HOMES = {
     "Inspection": "table",
     "Ledger": "matching",
     "LedgerRow": "matching",
+    "Matrix": "matrix",
     "Results": "results",
     "Row": "table",
     "TensorRef": "checkpoint",
@@ -46,7 +51,9 @@ _HOMES = {
     "compare": "compare",
     "inspect": "compare",
     "match": "compare",
+    "matrix": "matrix",
     "open_checkpoint": "formats",
+    "open_matrix": "matrix",
     "open_results": "results",
     "sweep": "sweep",
 }

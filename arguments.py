@@ -15,6 +15,7 @@ __all__ = [
     "Io",
     "IoOption",
     "MapOption",
+    "MatrixFormat",
     "OutputOption",
     "PlotKind",
     "QuietOption",
@@ -58,6 +59,16 @@ class CompareFormat(StrEnum):
     csv = "csv"
     tsv = "tsv"
     markdown = "markdown"
+
+
+class MatrixFormat(StrEnum):
+    table = "table"
+    json = "json"
+    csv = "csv"
+    tsv = "tsv"
+    markdown = "markdown"
+    npz = "npz"
+    parquet = "parquet"
 
 
 class PlotKind(StrEnum):

@@ -36,8 +36,8 @@ class AllPairs:
         sums: (K, P, 5) float64 in the order of `kernels.sums.PAIR_SUMS`, pairs in the order of `pairs`; NaN where the
             pair is not compared in the tensor. Each is what `compare` of that pair has, bit for bit. x - y and y - x
             have the same sums.
-        homes: (K, N) int64, the first checkpoint in which the tensor is the very same run of bytes of the same file: its
-            own number for most, -1 where it has not the tensor.
+        homes: (K, N) int64, the first checkpoint in which the tensor is the very same run of bytes of one file: for
+            most their own number, -1 where the tensor is missing.
         bytes_read: the bytes of all operands, counted as they were handed to the kernel.
         same_bytes: the bytes of tensors that were recognised as bytes read already.
         seconds: how long that took.

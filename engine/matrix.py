@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .execute import Progress
     from .loading import Say
 
-__all__ = ["ALL_METRICS", "TASK_COSINE", "Matrix", "matrix", "open_matrix"]
+__all__ = ["ALL_METRICS", "TASK_COSINE", "Matrix", "chosen_metrics", "matrix", "open_matrix"]
 
 TASK_COSINE = "task_cosine"
 ALL_METRICS = (*MATRIX_METRICS, TASK_COSINE)
@@ -270,7 +270,7 @@ def matrix(
         NothingMatchedError: no two of them have a tensor in common.
         WeighbridgeError: a checkpoint cannot be opened or read, or `out` is the folder of something else.
     """
-    chosen = _chosen(metrics, base is not None)
+    chosen = chosen_metrics(metrics, base is not None)
     opened, number = _opened(checkpoints, base)
     matching = {
         "rules": rules,
@@ -321,11 +321,16 @@ def open_matrix(path: str | os.PathLike[str], metrics: str | Iterable[str] | Non
         and TASK_COSINE in (names(metrics, ALL_METRICS, "metric", "metrics") or ())
     ):
         raise OptionError(f'"{path}" holds no {TASK_COSINE}; run the matrix again with --base and without --metrics.')
-    chosen = _chosen(metrics, tasks is not None)
+    chosen = chosen_metrics(metrics, tasks is not None)
     return Matrix(sums, chosen, tasks if TASK_COSINE in chosen else None)
 
 
-def _chosen(metrics: str | Iterable[str] | None, base: bool) -> tuple[str, ...]:
+def chosen_metrics(metrics: str | Iterable[str] | None, base: bool) -> tuple[str, ...]:
+    """The metrics that are computed: those asked for; without, all, and `task_cosine` only where there is a base.
+
+    Raises:
+        OptionError: an unknown metric, or `task_cosine` without a base.
+    """
     chosen = names(metrics, ALL_METRICS, "metric", "--metrics")
     if chosen is None:
         return ALL_METRICS if base else MATRIX_METRICS
