@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .engine.lineage.acts import lineage
     from .engine.lineage.tree import Tree
     from .engine.matching import Ledger, LedgerRow
+    from .engine.matrix import Matrix, matrix, open_matrix
     from .engine.results import Results, open_results
     from .engine.sweep import sweep
     from .engine.table import Comparison, Inspection, Row
@@ -22,6 +23,7 @@ __all__ = [
     "Inspection",
     "Ledger",
     "LedgerRow",
+    "Matrix",
     "Results",
     "Row",
     "TensorRef",
@@ -31,7 +33,9 @@ __all__ = [
     "inspect",
     "lineage",
     "match",
+    "matrix",
     "open_checkpoint",
+    "open_matrix",
     "open_results",
     "sweep",
 ]
@@ -43,6 +47,7 @@ _HOMES = {
     "Inspection": "table",
     "Ledger": "matching",
     "LedgerRow": "matching",
+    "Matrix": "matrix",
     "Results": "results",
     "Row": "table",
     "TensorRef": "checkpoint",
@@ -52,7 +57,9 @@ _HOMES = {
     "inspect": "compare",
     "lineage": "lineage.acts",
     "match": "compare",
+    "matrix": "matrix",
     "open_checkpoint": "formats",
+    "open_matrix": "matrix",
     "open_results": "results",
     "sweep": "sweep",
 }

@@ -16,6 +16,7 @@ __all__ = [
     "IoOption",
     "LineageFormat",
     "MapOption",
+    "MatrixFormat",
     "OutputOption",
     "PlotKind",
     "QuietOption",
@@ -65,6 +66,16 @@ class LineageFormat(StrEnum):
     table = "table"
     json = "json"
     dot = "dot"
+
+
+class MatrixFormat(StrEnum):
+    table = "table"
+    json = "json"
+    csv = "csv"
+    tsv = "tsv"
+    markdown = "markdown"
+    npz = "npz"
+    parquet = "parquet"
 
 
 class PlotKind(StrEnum):

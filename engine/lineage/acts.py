@@ -64,9 +64,10 @@ def lineage(
         first = different.setdefault(os.path.realpath(checkpoint.path), checkpoint)
         if first is not checkpoint and not (base is not None and first is opened[0]):
             notes.append(f"{checkpoint.label} was given twice and counts once")
+    from ..all_pairs import gather
     from ..joint import join
     from .descent import descend
-    from .gathering import family_of, sums_of
+    from .gathering import family_of
 
     ledger = join(
         list(different.values()),
@@ -78,7 +79,7 @@ def lineage(
         exclude=exclude,
         rows=rows,
     )
-    found = sums_of(ledger, threads=threads, io=io, progress=progress, say=say)
+    found = gather(ledger, threads=threads, io=io, progress=progress, say=say)
     tree = descend(family_of(found), None if base is None else 0)
     if len(different) > 1:
         lonely = [label for label, total in zip(found.labels, ledger.totals, strict=True) if not total.get("matched")]
