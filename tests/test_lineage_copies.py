@@ -173,6 +173,37 @@ def test_a_merge_stored_in_half_precision(start):
     assert [parent.weight for parent in tree.nodes[3].parents] == pytest.approx([0.5, 0.5], abs=0.01)
 
 
+def test_a_soup_of_several(start):
+    """Three children of one parent averaged, and a run that goes on from there."""
+    children = {f"c{number}": float32(step(start, number, number * 1e-3)) for number in (1, 2, 3)}
+    shares = {"c1": 0.5, "c2": 0.3, "c3": 0.2}
+    soup = float32({name: sum(w * children[c][name] for c, w in shares.items()) for name in start})
+    further = float32(step(soup, 9, 2e-3))
+    tree = tree_of({"further": further, "soup": soup, **children, "start": start}, base="start")
+    found = {label: ["start"] for label in children}
+    assert parents(tree) == {**found, "soup": ["c1", "c2", "c3"], "further": ["soup"]}
+    assert relations(tree)["soup"] == "merge"
+    assert [parent.weight for parent in tree.nodes[1].parents] == pytest.approx([0.5, 0.3, 0.2], abs=1e-3)
+
+
+def test_a_moving_average_of_a_run(start):
+    """Its checkpoints hang on each other, and the average on the last of them."""
+    run = [start]
+    for number in range(4):
+        run.append(float32(step(run[-1], number, 1e-3)))
+    average = run[0]
+    for weights in run[1:]:
+        average = float32(blend(average, weights, 0.5))
+    made = {f"s{number}": weights for number, weights in enumerate(run)}
+    tree = tree_of({**made, "ema": average}, base="s0")
+    assert parents(tree) == {
+        **{f"s{number}": [f"s{number - 1}"] for number in range(1, 5)},
+        "ema": ["s4", "s3", "s2", *sorted(("s0", "s1"), key=parents(tree)["ema"].index)],
+    }
+    shares = {tree.labels[parent.node]: parent.weight for parent in tree.nodes[-1].parents}
+    assert shares == pytest.approx({"s4": 0.5, "s3": 0.25, "s2": 0.125, "s1": 0.0625, "s0": 0.0625}, abs=1e-3)
+
+
 def test_near_a_line_is_no_merge(start):
     """An average moved by a hundredth of the way is a step, from the average or elsewhere."""
     one, two = float32(step(start, 2, 2e-3)), float32(step(start, 3, 2e-3))

@@ -13,7 +13,8 @@ from .copies import equal_groups, grown_from_rounded, is_rounded, narrow
 from .direction import CERTAIN, lean, right_angle, root_probabilities
 from .family import Family
 from .graph import Edge, outward, path, side
-from .merges import Merge, find_merges
+from .merges import Merge, find_merges, without_circles
+from .soups import find_soups
 from .spanning import reachable, spanning_edges
 from .support import lifted, support
 from .tree import Node, Parent, Tree
@@ -38,6 +39,7 @@ def descend(family: Family, base: int | None = None) -> Tree:
     rounded = {lead: source for lead in leads if (source := _source(family, lead, leads)) is not None}
     closed = dict(rounded) if base is None else {**rounded, base: base}
     merges = find_merges(family, leads, closed)
+    merges = without_circles({**merges, **find_soups(family, leads, {*closed, *merges})})
     far = reachable(family, rounded)
     edges = spanning_edges(family, far, leads, merges, base)
     nodes: dict[int, Node] = {}

@@ -17,32 +17,32 @@ import numpy as np
 
 from .family import Family
 
-__all__ = ["Merge", "find_merges"]
+__all__ = ["APART", "LEAST", "SLACK", "Merge", "find_merges", "rounding_of", "without_circles"]
 
 _UNIT = {"F64": 2.0**-53, "F32": 2.0**-24, "F16": 2.0**-11, "BF16": 2.0**-8}
 _EIGHT_BITS = 2.0**-3
 
 # How many times the rounding of the storage a residual may be, squared: a merge computed in a few operations rounds in
-# each. Eight merges of MiniLM in float32 have 0.4 to 1.0.
-_SLACK = 2.0
+# each. Eight merges of MiniLM in float32 have 0.4 to 1.0, a moving average of three checkpoints has 3.5.
+SLACK = 8.0
 # A merge must lie this many times farther from both parents than rounding takes it, or rounding explains everything.
-_APART = 100.0
+APART = 100.0
 # Lines at least this long beside the longest that fits are weighed by their residuals: a parent's next of kin fits too.
 _WIDEST = 0.8
 # The least share of a parent: below it a merge is not told from a checkpoint beside one.
-_LEAST = 0.01
+LEAST = 0.01
 
 
 @dataclass(frozen=True)
 class Merge:
-    """x = weights[0] * parents[0] + weights[1] * parents[1], the heavier first.
+    """x = weights[0] * parents[0] + weights[1] * parents[1] + ..., the heaviest first; two or more, with sum 1.
 
     Attributes:
-        residual: the distance of x from the line, relative to that of its parents.
+        residual: the distance of x from that point, relative to that of its parents.
     """
 
-    parents: tuple[int, int]
-    weights: tuple[float, float]
+    parents: tuple[int, ...]
+    weights: tuple[float, ...]
     residual: float
 
 
@@ -65,14 +65,14 @@ def find_merges(family: Family, members: list[int], closed: dict[int, int]) -> d
     for x, number in enumerate(members):
         if number in closed:
             continue
-        rounding = _rounding(family, number)
+        rounding = rounding_of(family, number)
         base, a, b = squared[first, second], squared[x, first], squared[x, second]
         with np.errstate(all="ignore"):
             share = 0.5 + (b - a) / (2.0 * base)
             residual = share * a + (1.0 - share) * b - share * (1.0 - share) * base
             # Squared distances are right to about 1e-12 of themselves.
-            fits = residual <= _SLACK * rounding + 1e-11 * base
-            fits &= (share >= _LEAST) & (share <= 1.0 - _LEAST) & (np.minimum(a, b) > _APART * rounding)
+            fits = residual <= SLACK * rounding + 1e-11 * base
+            fits &= (share >= LEAST) & (share <= 1.0 - LEAST) & (np.minimum(a, b) > APART * rounding)
         fits &= (first != x) & (second != x) & alike[x, first] & alike[x, second]
         if not fits.any():
             continue
@@ -83,10 +83,10 @@ def find_merges(family: Family, members: list[int], closed: dict[int, int]) -> d
         if w < 0.5:
             ends, weights = ends[::-1], weights[::-1]
         found[number] = Merge(ends, weights, float(np.sqrt(max(residual[best], 0.0) / base[best])))
-    return _without_circles(found)
+    return found
 
 
-def _rounding(family: Family, number: int) -> float:
+def rounding_of(family: Family, number: int) -> float:
     """The squared distance that storing a checkpoint in its dtypes can put between it and what was computed."""
     present = family.present[:, number]
     units = np.array([_UNIT.get(str(dtype), _EIGHT_BITS) for dtype in family.dtypes[present, number]])
@@ -94,7 +94,7 @@ def _rounding(family: Family, number: int) -> float:
     return float((units**2 * squares).sum() / 3.0)
 
 
-def _without_circles(found: dict[int, Merge]) -> dict[int, Merge]:
+def without_circles(found: dict[int, Merge]) -> dict[int, Merge]:
     """Those in which no merge descends from itself; the one that fits worst gives way."""
 
     def ancestors(number: int, path: frozenset[int]) -> bool:

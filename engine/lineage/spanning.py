@@ -12,6 +12,7 @@ drown all others, while a logarithm hears each tensor as loudly, above all one t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -103,9 +104,10 @@ def spanning_edges(
         node = next((number for number, needed in after.items() if not needed & after.keys()), next(iter(after)))
         del after[node]
         if node in merges:
-            kept.add(frozenset((node, merges[node].parents[0])))
-            kept.update(frozenset(edge) for edge in steps(path(edges, *merges[node].parents)))
-            edges.append((node, merges[node].parents[0]))
+            heaviest, *others = merges[node].parents
+            kept.update(frozenset(edge) for other in others for edge in steps(path(edges, heaviest, other)))
+            kept.add(frozenset((node, heaviest)))
+            edges.append((node, heaviest))
         edges = _shortest(far, [*edges, *((node, other) for other in inside)], kept)
         inside.add(node)
     return edges
@@ -128,9 +130,9 @@ def _after_merges(
         for y in members:
             if y in (x, base) or y in merges or y in merge.parents or family.correlation[x, y] < RELATED:
                 continue
-            a, b = merge.parents
-            across = max(_cosine(total, x, y, a), _cosine(total, x, y, b)) < _RIGHT_ANGLE
-            if across and _cosine(total, y, a, b) >= _RIGHT_ANGLE:
+            across = max(_cosine(total, x, y, a) for a in merge.parents)
+            between = min(_cosine(total, y, a, b) for a, b in combinations(merge.parents, 2))
+            if across < _RIGHT_ANGLE <= between:
                 seen.add(y)
         # Those that hang on the way between the parents may be seen so too; but then they have nearer kin there.
         others = [number for number in members if number != x and number not in merges]
