@@ -3,6 +3,7 @@
 family      sums -> distances, correlations, the measure that the tree is the shortest of
 copies      equal checkpoints, and rounded ones
 merges      averages of two
+soups       averages of three and more
 spanning    the undirected tree
 support     how sure each edge is, and children lifted to their grandparents
 graph       edges of a forest

@@ -38,7 +38,7 @@ def lineage(
 ) -> Tree:
     """The tree that a family of checkpoints came from, as far as their weights tell.
 
-    Copies, half-precision copies and averages of two are found and named; all others hang on the checkpoint that they
+    Copies, half-precision copies and averages are found and named; all others hang on the checkpoint that they
     moved away from, and unrelated ones are roots of their own. Every byte is read once. docs/lineage.md says how it is
     done and how often it is right.
 

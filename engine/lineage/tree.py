@@ -40,10 +40,10 @@ class Node:
 
     Attributes:
         label: the name that the user gave it.
-        relation: how it stands to its parents: "root", "step" (weights that moved), "merge" (an average of two),
+        relation: how it stands to its parents: "root", "step" (weights that moved), "merge" (an average),
             "rounded" (the same weights in fewer bits), "part" (the same values in all tensors that both have, and not
             the same tensors), or "copy" (the same tensors and values).
-        parents: none of a root, two of a merge, the heavier first.
+        parents: none of a root, two or more of a merge, the heaviest first.
         dtype: of "rounded", the dtype that it was rounded to.
         root: how probable it is that it is the root of its tree; 1 for a given base, None for copies.
     """

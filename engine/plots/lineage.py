@@ -19,7 +19,7 @@ __all__ = ["lineage_picture"]
 _LOOKS = {
     "root": ("black", "s", "root"),
     "step": ("#0072B2", "o", "moved weights"),
-    "merge": ("#D55E00", "D", "merge of two"),
+    "merge": ("#D55E00", "D", "merge"),
     "rounded": ("#009E73", "v", "rounded to fewer bits"),
     "part": ("#CC79A7", "P", "same values, other tensors"),
     "copy": ("#E69F00", "X", "equal copy"),
@@ -33,7 +33,7 @@ def lineage_picture(tree: Tree, fmt: str, table: str = "") -> bytes:
     """The picture of a tree.
 
     A dashed line is an edge, a line without an arrowhead a direction, that is less probable than `CERTAIN_ENOUGH`. The
-    other parent of a merge is dotted.
+    other parents of a merge are dotted.
 
     Args:
         fmt: "png", "svg" or "html".
@@ -125,5 +125,5 @@ def _legend(figure: Figure, tree: Tree) -> None:
     if any(parent.support < CERTAIN_ENOUGH for parent in parents):
         handles.append(Line2D([], [], color="0.3", linestyle="--", label=f"edge below {CERTAIN_ENOUGH:.0%}"))
     if "merge" in used:
-        handles.append(Line2D([], [], color="0.3", linestyle=":", label="other parent of a merge"))
+        handles.append(Line2D([], [], color="0.3", linestyle=":", label="other parents of a merge"))
     figure.legend(handles=handles, loc="outside lower left", ncols=4, frameon=False, fontsize=8)
