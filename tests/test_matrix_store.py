@@ -32,7 +32,7 @@ def everything(matrix):
     return json.dumps([matrix.to_dict("layer"), matrix.to_dict("tensor")])
 
 
-class Interrupt(Exception):
+class InterruptError(Exception):
     pass
 
 
@@ -47,12 +47,12 @@ def test_the_same_bits_however_often_interrupted(paths, tmp_path, monkeypatch):
         nonlocal written
         save(self, block)
         written += 1
-        raise Interrupt
+        raise InterruptError
 
     out = tmp_path / "stopped"
     monkeypatch.setattr(MatrixStore, "save", stopping)
     for number in range(blocks):
-        with pytest.raises(Interrupt):
+        with pytest.raises(InterruptError):
             weighbridge.matrix(paths, base=paths[0], out=out)
         assert written == number + 1, "each run computes what is missing, and nothing else"
         if number < blocks - 1:
