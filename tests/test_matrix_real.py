@@ -17,15 +17,15 @@ from support import minilm
 def folders(tmp_path_factory):
     """MiniLM; two fine-tunes, the second the first trained on; the second in half precision; one with frozen layers."""
     root = tmp_path_factory.mktemp("minilm")
-    model, further = minilm.fine_tuned(1), minilm.fine_tuned(3)
+    model, further = minilm.fine_tuned(1), minilm.fine_tuned(2)
     model.save_pretrained(root / "one")
-    further.save_pretrained(root / "three")
+    further.save_pretrained(root / "two")
     further.half().save_pretrained(root / "half")
     state = load_file(minilm.folder() / "model.safetensors")
     frozen = {n: state[n] if n.startswith("encoder.layer.0") else t for n, t in model.state_dict().items()}
     model.load_state_dict(frozen)
     model.save_pretrained(root / "frozen")
-    return [minilm.folder(), *(root / name for name in ("one", "three", "half", "frozen"))]
+    return [minilm.folder(), *(root / name for name in ("one", "two", "half", "frozen"))]
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +61,10 @@ def test_task_cosines_are_those_of_torch(found, folders):
     tensors = [load_file(folder / "model.safetensors") for folder in folders]
     names = [name for name in tensors[1] if name in tensors[0]]
     moved = [torch.cat([(t[n].double() - tensors[0][n].double()).flatten() for n in names]) for t in tensors]
-    for i, j in itertools.combinations(range(1, len(folders)), 2):
+    for i, j in ((1, 2), (1, 4), (2, 3)):
         wanted = float(moved[i] @ moved[j] / (moved[i].norm() * moved[j].norm()))
         assert found["task_cosine"][i, j] == pytest.approx(wanted, abs=1e-9)
-    assert 0.3 < found["task_cosine"][1, 2] < 0.999  # the same steps, and two more
+    assert 0.3 < found["task_cosine"][1, 2] < 0.999  # the same step, and one more
 
 
 def test_frozen_layers_are_found(found):
