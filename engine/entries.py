@@ -63,9 +63,10 @@ def entries(found: AllPairs, tensors: NDArray[np.intp], metrics: Sequence[str] =
         step = max(1, _AT_ONCE // len(rows))
         for start in range(0, len(i), step):
             x, y = i[start : start + step], j[start : start + step]
-            of_x, of_y = found.selfs[rows][:, x], found.selfs[rows][:, y]
-            between = _to_itself(of_x) if pair is None else found.sums[rows][:, pair[start : start + step]]
-            columns = [np.ascontiguousarray(sums.transpose(1, 0, 2)) for sums in (of_x, of_y, between)]
+            of_x, of_y = (found.selfs[rows[None, :], which[:, None]] for which in (x, y))  # (C, R, 6)
+            at = None if pair is None else pair[start : start + step]
+            between = _to_itself(of_x) if at is None else found.sums[rows[None, :], at[:, None]]
+            columns = [np.ascontiguousarray(sums) for sums in (of_x, of_y, between)]
             out.n[x, y] = len(rows)
             out.elements[x, y] = columns[0][..., 0].sum(axis=1)
             for metric, values in _means(*columns, metrics):

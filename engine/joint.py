@@ -39,6 +39,7 @@ class JointTensor:
     Attributes:
         name: what the tensor is called in the first checkpoint that has it, the base before all others.
         kind, layer: by that name, as `naming` says.
+        whole: a number that the parts of one tensor have in common.
         elements: how many leading elements take part.
         rows: (leading rows that take part, rows of the largest) where the rows rule applied.
         refs: checkpoint number -> its tensor.
@@ -48,6 +49,7 @@ class JointTensor:
     name: str
     kind: str
     layer: int | None
+    whole: int
     elements: int
     rows: tuple[int, int] | None
     refs: Mapping[int, TensorRef]
@@ -203,12 +205,14 @@ class _Graph:
 
     def tensors(self) -> Iterable[JointTensor]:
         """The joint tensors: nodes that are joined, one of each class; what is left of the edges begins anew."""
+        whole = 0
         for number, members in enumerate(self.classes):
             for name in self.checkpoints[members[0]].tensors:
                 while self.edges.get((number, name)):
-                    yield from self._tensor((number, name))
+                    yield from self._tensor((number, name), whole)
+                    whole += 1
 
-    def _tensor(self, start: _Node) -> Iterable[JointTensor]:
+    def _tensor(self, start: _Node, whole: int) -> Iterable[JointTensor]:
         chosen = {start[0]: start}
         queue = [start]
         for node in queue:  # it grows meanwhile
@@ -233,7 +237,7 @@ class _Graph:
             rows = max((edge.rows for _, _, edge in edges if edge.rows), key=lambda r: r[1], default=None)
             pairs = self._pairs(tuple((one[0], two[0]) for one, two, _ in edges))
             ordered = {n: refs[n] for n in sorted(refs)}
-            yield JointTensor(name, kind_of(name), layer_of(name), elements, rows, ordered, pairs)
+            yield JointTensor(name, kind_of(name), layer_of(name), whole, elements, rows, ordered, pairs)
 
     def _pairs(self, pattern: tuple[tuple[int, int], ...]) -> NDArray[np.int64]:
         """The places of all pairs of checkpoints of these pairs of classes; one array for one pattern."""

@@ -126,8 +126,12 @@ class Matrix:
             found = {kind: np.flatnonzero(np.isin(kinds, UNIONS.get(kind, (kind,)))) for kind in KINDS}
             return {kind: rows for kind, rows in found.items() if kind != "other" or len(rows)}
         met: dict[Any, list[int]] = {}
+        first: dict[str, int] = {}
         for k, tensor in enumerate(tensors):
-            met.setdefault(tensor.layer if by == "layer" else tensor.name, []).append(k)
+            # Two tensors may have one name, where what checkpoints call by it is paired by rules with another.
+            own = first.setdefault(tensor.name, tensor.whole) == tensor.whole
+            name = tensor.name if own else f"{tensor.name} ({tensor.whole})"
+            met.setdefault(tensor.layer if by == "layer" else name, []).append(k)
         order = sorted(met, key=lambda layer: (layer is None, layer or 0)) if by == "layer" else list(met)
         return {key: np.array(met[key], np.intp) for key in order}
 

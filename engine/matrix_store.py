@@ -26,7 +26,7 @@ from .errors import FormatError, OptionError, OutputError
 from .joint import JointLedger, JointTensor, Standing, pairs_of
 from .naming import kind_of, layer_of
 from .row_table import read_parquet
-from .task_vectors import TaskVectors
+from .task_vectors import TaskVectors, moved_tensors
 
 if TYPE_CHECKING:
     import pyarrow
@@ -101,7 +101,7 @@ class MatrixStore(Kept):
 
     def save_tasks(self, tasks: TaskVectors) -> None:
         """Write the products of task vectors."""
-        self._write(self.path / _TASKS, _parquet(_task_table(tasks), {"key": self.key, "names": list(tasks.names)}))
+        self._write(self.path / _TASKS, _parquet(_task_table(tasks), {"key": self.key}))
 
     def _write(self, path: Path, data: bytes) -> None:
         from .report.files import write_whole
@@ -131,16 +131,13 @@ class MatrixStore(Kept):
             return None
         if table is None or key.get("key") != self.key or found.ledger.base is None:
             return None
-        names: dict[str, list[int]] = {name: [] for name in key["names"]}
-        for k, tensor in enumerate(found.tensors):
-            if found.ledger.base in tensor.refs:
-                names[tensor.refs[found.ledger.base].name].append(k)
-        products = np.full((len(names), len(found.pairs), 3), np.nan)
+        tensors = moved_tensors(found, found.ledger.base)
+        products = np.full((len(tensors), len(found.pairs), 3), np.nan)
         compared = np.zeros(products.shape[:2], bool)
         at = table.column("tensor").to_numpy(), table.column("pair").to_numpy()
         products[at] = np.stack([table.column(name).to_numpy() for name in _PRODUCTS], axis=-1)
         compared[at] = True
-        return TaskVectors({name: tuple(numbers) for name, numbers in names.items()}, products, compared, 0, 0)
+        return TaskVectors(tensors, products, compared, 0, 0)
 
     def read(self) -> AllPairs:
         """The raw sums as they were, without the bytes read and the seconds.
@@ -212,6 +209,7 @@ def _described(ledger: JointLedger) -> dict[str, Any]:
         tensors.append(
             {
                 "name": tensor.name,
+                "whole": tensor.whole,
                 "elements": tensor.elements,
                 "rows": list(tensor.rows) if tensor.rows else None,
                 "refs": [[number, ref.name] for number, ref in tensor.refs.items()],
@@ -255,6 +253,7 @@ def _ledger(manifest: dict[str, Any]) -> JointLedger:
             entry["name"],
             kind_of(entry["name"]),
             layer_of(entry["name"]),
+            entry["whole"],
             entry["elements"],
             (entry["rows"][0], entry["rows"][1]) if entry["rows"] else None,
             {number: checkpoints[number].tensors[name] for number, name in entry["refs"]},

@@ -29,7 +29,7 @@ from .all_pairs import AllPairs
 from .checkpoint import TensorRef
 from .reading import Files
 
-__all__ = ["TaskVectors", "certainty", "task_vectors"]
+__all__ = ["TaskVectors", "certainty", "moved_tensors", "task_vectors"]
 
 _SURE = 1e-9
 _SUM_ERROR = 1e-12  # of every sum, relative: the kernels' contract
@@ -42,14 +42,14 @@ class TaskVectors:
     """Products of the task vectors of all pairs.
 
     Attributes:
-        names: T names of tensors in the base, and the numbers in the ledger of each.
+        tensors: of T tensors that the base has, the numbers of their parts in the ledger.
         products: (T, P, 3) float64: Σ t_i t_j, Σ t_i², Σ t_j²; NaN where `compared` is not.
         compared: (T, P) whether all three have the tensor; never with the base as one of the two.
         bytes_read: the bytes that were read again.
         reread: how many pairs of tensors that was for.
     """
 
-    names: dict[str, tuple[int, ...]]
+    tensors: tuple[tuple[int, ...], ...]
     products: Floats
     compared: NDArray[np.bool_]
     bytes_read: int
@@ -61,7 +61,7 @@ class TaskVectors:
         A tensor that one of the two left as it was has no direction, and is left out of the mean.
         """
         wanted = set(tensors.tolist())
-        rows = [t for t, numbers in enumerate(self.names.values()) if wanted & set(numbers)]
+        rows = [t for t, numbers in enumerate(self.tensors) if wanted & set(numbers)]
         chosen, compared = self.products[rows], self.compared[rows]
         with np.errstate(all="ignore"):
             each = _cosine(chosen)
@@ -85,7 +85,8 @@ def _cosine(products: Floats) -> Floats:
     """(..., 3) -> cosine; NaN where a vector is zero."""
     dot, xx, yy = (products[..., k] for k in range(3))
     scale = np.sqrt(xx) * np.sqrt(yy)
-    return np.where(scale > 0, np.clip(dot / scale, -1.0, 1.0), np.nan)
+    cosine = np.where((dot == xx) & (dot == yy), 1.0, np.clip(dot / scale, -1.0, 1.0))  # 1 whatever the rounding
+    return np.where(scale > 0, cosine, np.nan)
 
 
 def certainty(d_ib: Floats, d_jb: Floats, d_ij: Floats) -> Floats:
@@ -113,17 +114,12 @@ def task_vectors(found: AllPairs, base: int, *, io: str = "auto") -> TaskVectors
     of_i, of_j = to_base[first], to_base[second]  # -1 where that is the base itself
     neither = (first != base) & (second != base)
 
-    names: dict[str, list[int]] = {}
-    for k, tensor in enumerate(found.tensors):
-        # By what the base calls it: one name there may be several tensors here, and several may have one name.
-        key = tensor.refs[base].name if base in tensor.refs else f"\0{tensor.name}"
-        names.setdefault(key, []).append(k)
-    names = {name: numbers for name, numbers in names.items() if not name.startswith("\0")}
-    products = np.full((len(names), len(first), 3), np.nan)
+    tensors = moved_tensors(found, base)
+    products = np.full((len(tensors), len(first), 3), np.nan)
     compared = np.zeros(products.shape[:2], bool)
     read = reread = 0
     with Files(io) as files:
-        for t, numbers in enumerate(names.values()):
+        for t, numbers in enumerate(tensors):
             squares, elements = np.full(len(first), np.nan), np.full(len(first), -1)
             refs: dict[int, TensorRef] = {}
             for k in numbers:
@@ -150,7 +146,15 @@ def task_vectors(found: AllPairs, base: int, *, io: str = "auto") -> TaskVectors
                 products[t, here] = np.stack([gram[a, b], gram[a, a], gram[b, b]], axis=-1)
                 read += nbytes
         files.check_unchanged()
-    return TaskVectors({name: tuple(numbers) for name, numbers in names.items()}, products, compared, read, reread)
+    return TaskVectors(tensors, products, compared, read, reread)
+
+
+def moved_tensors(found: AllPairs, base: int) -> tuple[tuple[int, ...], ...]:
+    """Of every tensor that the base shares, the numbers of its parts in the ledger."""
+    parts: dict[int, list[int]] = {}
+    for k, tensor in enumerate(found.tensors):
+        parts.setdefault(tensor.whole, []).append(k)
+    return tuple(tuple(ks) for ks in parts.values() if any(base in found.tensors[k].refs for k in ks))
 
 
 def _differences(files: Files, base: TensorRef, refs: list[TensorRef], elements: int) -> tuple[Floats, int]:

@@ -101,7 +101,8 @@ def _one(matrix: Matrix, metric: str) -> tuple[Figure, str]:
     cell = 0.75 if count <= _WRITTEN else max(0.17, min(0.3, 13.0 / count))
     side = max(2.4, cell * count)
     stem, gap = 1.3, 0.08
-    text = 0.075 * max(map(len, names)) + 0.15
+    fontsize = 8 if count <= _WRITTEN else max(4.5, min(8.0, 39 * cell))
+    text = 0.0078 * fontsize * max(map(len, names)) + 0.15  # inches; DejaVu Sans is 0.56 of its size wide
     width, height = stem + gap + side + text + 0.9, side + text + 0.55
     figure = Figure(figsize=(width, height))
     branches = figure.add_axes((0.0, text / height, stem / width, side / height))
@@ -117,7 +118,6 @@ def _one(matrix: Matrix, metric: str) -> tuple[Figure, str]:
     values = matrix[metric][np.ix_(order, order)]
     scale = _Scale(values, metric)
     mesh = scale.draw(heat, values)
-    fontsize = 8 if count <= _WRITTEN else max(4.5, min(8.0, 62 * cell / 1.6))
     ordered = [names[number] for number in order]
     heat.yaxis.tick_right()
     heat.set_yticks(range(count), ordered, fontsize=fontsize)
