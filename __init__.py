@@ -7,7 +7,10 @@ if TYPE_CHECKING:
     from .engine.compare import compare, inspect, match
     from .engine.errors import WeighbridgeError
     from .engine.formats import open_checkpoint
+    from .engine.lineage.acts import lineage
+    from .engine.lineage.tree import Tree
     from .engine.matching import Ledger, LedgerRow
+    from .engine.matrix import Matrix, matrix, open_matrix
     from .engine.results import Results, open_results
     from .engine.sweep import sweep
     from .engine.table import Comparison, Inspection, Row
@@ -20,14 +23,19 @@ __all__ = [
     "Inspection",
     "Ledger",
     "LedgerRow",
+    "Matrix",
     "Results",
     "Row",
     "TensorRef",
+    "Tree",
     "WeighbridgeError",
     "compare",
     "inspect",
+    "lineage",
     "match",
+    "matrix",
     "open_checkpoint",
+    "open_matrix",
     "open_results",
     "sweep",
 ]
@@ -39,14 +47,19 @@ _HOMES = {
     "Inspection": "table",
     "Ledger": "matching",
     "LedgerRow": "matching",
+    "Matrix": "matrix",
     "Results": "results",
     "Row": "table",
     "TensorRef": "checkpoint",
+    "Tree": "lineage.tree",
     "WeighbridgeError": "errors",
     "compare": "compare",
     "inspect": "compare",
+    "lineage": "lineage.acts",
     "match": "compare",
+    "matrix": "matrix",
     "open_checkpoint": "formats",
+    "open_matrix": "matrix",
     "open_results": "results",
     "sweep": "sweep",
 }

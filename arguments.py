@@ -16,7 +16,9 @@ __all__ = [
     "IncludeOption",
     "Io",
     "IoOption",
+    "LineageFormat",
     "MapOption",
+    "MatrixFormat",
     "OutputOption",
     "PlotKind",
     "QuietOption",
@@ -60,6 +62,22 @@ class CompareFormat(StrEnum):
     csv = "csv"
     tsv = "tsv"
     markdown = "markdown"
+
+
+class LineageFormat(StrEnum):
+    table = "table"
+    json = "json"
+    dot = "dot"
+
+
+class MatrixFormat(StrEnum):
+    table = "table"
+    json = "json"
+    csv = "csv"
+    tsv = "tsv"
+    markdown = "markdown"
+    npz = "npz"
+    parquet = "parquet"
 
 
 class PlotKind(StrEnum):

@@ -23,7 +23,9 @@ from .arguments import (
     IncludeOption,
     Io,
     IoOption,
+    LineageFormat,
     MapOption,
+    MatrixFormat,
     OutputOption,
     PlotKind,
     QuietOption,
@@ -444,6 +446,123 @@ def show(
     for entry in results.damaged:
         _complain(f"weighbridge: error: {entry['reason']}")
     return TROUBLE if results.damaged else 0
+
+
+@_command
+def matrix(
+    checkpoints: Annotated[list[str], typer.Argument(metavar="CKPT", help="Two or more checkpoints.")],
+    base: Annotated[
+        str | None, typer.Option(metavar="BASE", help="What they were trained from: adds the cosine of task vectors.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Keep the sums there; a run that was stopped goes on.")
+    ] = None,
+    rules: RulesOption = "auto",
+    map: MapOption = None,
+    rules_file: RulesFileOption = None,
+    include: IncludeOption = None,
+    exclude: ExcludeOption = None,
+    rows: RowsOption = Rows.overlap,
+    threads: ThreadsOption = None,
+    io: IoOption = Io.auto,
+    by: Annotated[By | None, typer.Option(help="A matrix for every kind, layer or tensor.")] = None,
+    metrics: Annotated[
+        str | None, typer.Option(metavar="A,B,C", help="The metrics to compute; all of them by default.")
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw a clustered heat map: .png, .svg or .html (needs weighbridge[plot])."),
+    ] = None,
+    metric: Annotated[str | None, typer.Option(metavar="METRIC", help="What is drawn; relative_delta.")] = None,
+    format: Annotated[
+        MatrixFormat, typer.Option(help="How to print it; npz and parquet need -o.")
+    ] = MatrixFormat.table,
+    output: OutputOption = None,
+    force: Annotated[bool, typer.Option("--force", help="Throw away what is in --out.")] = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Compare every two of many, each file read once."""
+    from .engine.matrix import matrix as matrix_of
+    from .engine.progress import reporting
+    from .engine.report.all_pairs import MatrixOutput
+
+    grouping = by.value if by else None
+    result = MatrixOutput(output, format.value, grouping, plot, metric, metrics, base is not None)
+    with reporting(f"{len(checkpoints)} checkpoints", not quiet) as progress:
+        found = matrix_of(
+            checkpoints,
+            base=base,
+            metrics=metrics,
+            out=out,
+            force=force,
+            rules=rules,
+            map=map or (),
+            rules_file=rules_file,
+            include=include or (),
+            exclude=exclude or (),
+            rows=rows.value,
+            threads=threads,
+            io=io.value,
+            progress=progress,
+            say=progress.say if progress else None,
+        )
+    result.write(found)
+
+
+@_command
+def lineage(
+    checkpoints: Annotated[list[str], typer.Argument(metavar="CKPT", help="The checkpoints of the family.")],
+    base: Annotated[
+        str | None, typer.Option(metavar="CKPT", help="The one that its relatives descend from; else the weights tell.")
+    ] = None,
+    rules: RulesOption = "auto",
+    map: MapOption = None,
+    rules_file: RulesFileOption = None,
+    include: IncludeOption = None,
+    exclude: ExcludeOption = None,
+    rows: RowsOption = Rows.overlap,
+    threads: ThreadsOption = None,
+    io: IoOption = Io.auto,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw as well: .png, .svg or .html (needs weighbridge[plot]).")
+    ] = None,
+    format: Annotated[LineageFormat, typer.Option(help="How to print it; dot is for Graphviz.")] = LineageFormat.table,
+    output: OutputOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Print the tree that checkpoints came from."""
+    from .engine.report.sink import Output
+
+    out = Output(output)
+    if plot is not None:
+        from .engine.plots.figure import check_plot
+        from .engine.report.files import check_writable
+
+        check_plot(plot)
+        check_writable(plot)
+
+    from .engine.lineage.acts import lineage as lineage_of
+    from .engine.lineage.printing import draw_tree, print_tree
+    from .engine.progress import reporting
+
+    with reporting(f"{len(checkpoints)} checkpoints", not quiet) as progress:
+        tree = lineage_of(
+            checkpoints,
+            base=base,
+            rules=rules,
+            map=map or (),
+            rules_file=rules_file,
+            include=include or (),
+            exclude=exclude or (),
+            rows=rows.value,
+            threads=threads,
+            io=io.value,
+            progress=progress,
+            say=progress.say if progress else None,
+        )
+    print_tree(tree, out, format.value)
+    if plot is not None:
+        draw_tree(tree, plot)
 
 
 @_command

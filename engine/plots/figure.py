@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from .panels import draw_drift, draw_heatmap, draw_x
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["KINDS_OF_PLOT", "SUFFIXES", "check_plot", "picture"]
+__all__ = ["KINDS_OF_PLOT", "SUFFIXES", "check_plot", "drawn", "picture"]
 
 SUFFIXES = (".png", ".svg", ".html")
 KINDS_OF_PLOT = ("both", "drift", "heatmap")
@@ -78,14 +78,24 @@ def picture(
     Raises:
         OptionError: an unknown metric, kind or column, or there is nothing to draw.
     """
+    named(kind, KINDS_OF_PLOT, "kind of plot", "--plot-kind")
+    return drawn(lambda: _figure(results, others, kind, metric, x), fmt, table)
+
+
+def drawn(draw: Callable[[], tuple[Figure, str]], fmt: str, table: str = "") -> bytes:
+    """The bytes of a figure that `draw` makes together with its title, in the project's style.
+
+    Args:
+        draw: called where the style holds.
+        fmt, table: as for `picture`.
+    """
     import matplotlib as mpl
 
-    named(kind, KINDS_OF_PLOT, "kind of plot", "--plot-kind")
     with mpl.rc_context(), warnings.catch_warnings():
         mpl.rcdefaults()  # the picture does not depend on the user's matplotlibrc
         mpl.rcParams.update(_STYLE)
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a name in letters the font lacks
-        figure, title = _figure(results, others, kind, metric, x)
+        figure, title = draw()
         out = io.BytesIO()
         form = "png" if fmt == "png" else "svg"
         made_by = {"Software": None} if form == "png" else {"Date": None, "Creator": None}
