@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..kernels.decoders import DECODERS
 from ..kernels.sums import PAIR_SUMS, SELF_SUMS
+from .checkpoint import TensorRef
 from .execute import Progress, execute
 from .joint import JointLedger, JointTensor, pairs_of
 from .loading import Say
@@ -229,7 +230,8 @@ def _tiles(ledger: JointLedger, tensors: range, places: Places, ends: NDArray[np
     for k in tensors:
         tensor = ledger.tensors[k]
         slots: dict[int, int] = {}
-        operands, by_place = [], {}
+        operands: list[TensorRef] = []
+        by_place: dict[tuple[Any, ...], int] = {}
         for number, ref in tensor.refs.items():
             slot = by_place.setdefault(places.of(ref), len(operands))
             if slot == len(operands):

@@ -66,12 +66,11 @@ def entries(found: AllPairs, tensors: NDArray[np.intp], metrics: Sequence[str] =
             of_x, of_y = (found.selfs[rows[None, :], which[:, None]] for which in (x, y))  # (C, R, 6)
             at = None if pair is None else pair[start : start + step]
             between = _to_itself(of_x) if at is None else found.sums[rows[None, :], at[:, None]]
-            columns = [np.ascontiguousarray(sums) for sums in (of_x, of_y, between)]
             out.n[x, y] = len(rows)
-            out.elements[x, y] = columns[0][..., 0].sum(axis=1)
-            for metric, values in _means(*columns, metrics):
+            out.elements[x, y] = of_x[..., 0].sum(axis=1)
+            for metric, values in _means(of_x, of_y, between, metrics):
                 out.means[metric][x, y] = values
-            pooled = compute(*(_total(sums, at) for sums, at in zip(columns, (4, 4, 3), strict=True)))
+            pooled = compute(_total(of_x, 4), _total(of_y, 4), _total(between, 3))
             for metric in metrics:
                 out.pooled[metric][x, y] = pooled[metric]
     return out

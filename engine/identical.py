@@ -61,10 +61,10 @@ def identical(found: AllPairs) -> list[Identical]:
             same_file = bool((found.homes[k, members] == found.homes[k, members[0]]).all())
             groups.setdefault((tuple(members.tolist()), same_file), []).append(k)
     out = []
-    for (members, same_file), numbers in groups.items():
+    for (together, same_file), numbers in groups.items():
         chosen = [found.tensors[k] for k in numbers]
         elements = sum(tensor.elements for tensor in chosen)
-        out.append(Identical(members, tuple(tensor.name for tensor in chosen), elements, same_file))
+        out.append(Identical(together, tuple(tensor.name for tensor in chosen), elements, same_file))
     return sorted(out, key=lambda group: (-group.elements, group.checkpoints))
 
 

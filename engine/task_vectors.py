@@ -18,6 +18,7 @@ themselves, in float64: within 2e-11 of |t_i| |t_j|, by the length of a chunk ti
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -170,7 +171,7 @@ def _differences(files: Files, base: TensorRef, refs: list[TensorRef], elements:
             for ref, size, address in zip(operands, sizes, addresses, strict=True)
         ]
         whole = any(values.dtype.kind in "iu" for values in raw)  # 64-bit integers: float64 does not hold them all
-        exact = [values.astype(np.longdouble if whole else np.float64) for values in raw]
+        exact: list[NDArray[Any]] = [values.astype(np.longdouble if whole else np.float64) for values in raw]
         with np.errstate(all="ignore"):
             vectors = np.stack([(values - exact[0]).astype(np.float64) for values in exact[1:]])
             total += vectors @ vectors.T

@@ -185,3 +185,12 @@ def test_clear_answers(tmp_path, paths):
     assert np.isnan(found["delta"][2]).all() and found.n[2, 2] == 0
     alone = weighbridge.matrix([paths[0], paths[0]])
     assert alone["delta"].tolist() == [[0, 0], [0, 0]] and alone.n.min() == 9
+
+
+def test_equal_values_in_another_dtype_are_not_the_same_tensor(tmp_path):
+    files = [tmp_path / f"{number}.safetensors" for number in range(3)]
+    for path, dtype in zip(files, (torch.float32, torch.float16, torch.float32), strict=True):
+        save_file({"a.weight": torch.ones(5, dtype=dtype)}, path)
+    found = weighbridge.matrix(files)
+    assert found["changed"].max() == 0
+    assert [(group.checkpoints, group.same_file) for group in found.identical] == [((0, 2), False)]
