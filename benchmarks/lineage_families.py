@@ -1,9 +1,9 @@
 """How often is `weighbridge lineage` right? Families of MiniLM whose descent is known, made and judged.
 
-    python benchmarks/lineage_families.py 21 22 23 24 25 26
+    python benchmarks/lineage_families.py 21 22 23 24
 
-For each seed a family of 27 checkpoints is trained (about a minute on two cores, 2.4 GB of disk that are given back),
-its tree estimated with the true root given and without, and judged. What is printed stands in docs/lineage.md.
+For each seed a family of 27 checkpoints is trained (one to two minutes on two cores, 2.4 GB of disk that are given
+back), its tree estimated with the true root given and without, and judged. docs/lineage.md has what came out.
 """
 
 import argparse
