@@ -150,7 +150,7 @@ def test_interrupt_leaves_no_thread(joined, monkeypatch, lanes):
 
     class Tile(ArenaTile):
         def run(self, *args):
-            ran.append(time.sleep(0.1))
+            ran.append(time.sleep(0.3))
             return super().run(*args)
 
     stand_in(monkeypatch, Tile)
@@ -161,7 +161,7 @@ def test_interrupt_leaves_no_thread(joined, monkeypatch, lanes):
     with pytest.raises(KeyboardInterrupt):
         computed(joined, 2, PAIR, lanes=lanes, buffer_bytes=1, buffers=1, report=interrupt)
     assert not threads()
-    assert len(ran) < 12  # chunks
+    assert len(ran) <= 5  # of 12 chunks: those under way, and no batch that had not begun
 
 
 def test_mistake_in_a_kernel_is_not_hidden(joined, monkeypatch):
