@@ -141,8 +141,10 @@ class Pipeline:
             self.stopping.set()
             raise
         finally:
-            lane.close()
-            self._news.put(None)
+            try:
+                lane.close()
+            finally:  # whatever happens, nobody waits for this thread in vain
+                self._news.put(None)
 
 
 class _StoppedError(Exception):

@@ -33,7 +33,8 @@ print("as wanted")
 
 def test_fused_kernels_in_the_pipeline(tmp_path):
     """Triton reads TRITON_INTERPRET when kernels are defined: a process of its own."""
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(paths)}
     line = [sys.executable, "-c", CODE, str(tmp_path)]
     done = subprocess.run(line, capture_output=True, text=True, env=environment, check=False)
     assert done.stdout == "as wanted\n", done.stderr

@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -144,8 +145,15 @@ def test_device_that_cannot_be_read(joined, monkeypatch):
 
 @pytest.mark.parametrize("lanes", [1, 2])
 def test_interrupt_leaves_no_thread(joined, monkeypatch, lanes):
-    """What the caller raises while it is told of progress ends all readers and devices."""
-    stand_in(monkeypatch)
+    """What the caller raises while it is told of progress ends all readers and devices, long before all is done."""
+    ran = []
+
+    class Tile(ArenaTile):
+        def run(self, *args):
+            ran.append(time.sleep(0.3))
+            return super().run(*args)
+
+    stand_in(monkeypatch, Tile)
 
     def interrupt(nbytes):
         raise KeyboardInterrupt
@@ -153,6 +161,7 @@ def test_interrupt_leaves_no_thread(joined, monkeypatch, lanes):
     with pytest.raises(KeyboardInterrupt):
         computed(joined, 2, PAIR, lanes=lanes, buffer_bytes=1, buffers=1, report=interrupt)
     assert not threads()
+    assert len(ran) <= 5  # of 12 chunks: those under way, and no batch that had not begun
 
 
 def test_mistake_in_a_kernel_is_not_hidden(joined, monkeypatch):
