@@ -12,7 +12,6 @@ exact arithmetic by `reference`. So the accuracy is certified, not hoped for, an
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
@@ -21,6 +20,7 @@ import numpy as np
 from . import native, reference
 from .decoders import DECODERS
 from .layout import ANY, BLOCK, PAIR_SLOTS, PAIR_SQUARE, SELF_SLOTS, STAR, WORK_OPERAND, WORK_SLOTS
+from .processors import available_threads
 from .sums import CHUNK, PAIR_SUMS, SELF_SUMS
 
 __all__ = ["TASK_BYTES", "Tile", "available_threads", "run_tasks", "tile_sums"]
@@ -47,11 +47,6 @@ _FIXED = {
 _NEVER = (0, 0, 0, 0)
 
 Resolve = Callable[[np.ndarray], np.ndarray]
-
-
-def available_threads() -> int:
-    """The processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def tile_sums(

@@ -28,9 +28,11 @@ import llvmlite.binding as llvm
 
 __all__ = ["cache_folder", "function", "is_cached"]
 
-_NOT_COMPILED = ("__init__.py", "cpu.py", "reference.py")
+_NOT_COMPILED = ("__init__.py", "cpu.py", "native.py", "portable.py", "processors.py", "reference.py")
 _ARGUMENTS = {"run_f32": 15, "run_f64": 15, "gather": 12}
 _SYMBOL = "weighbridge_{}"
+
+_KEPT = 24  # files of the cache: eight versions, or machines that share a home, of three functions each
 
 _lock = threading.Lock()
 _engines: list[llvm.ExecutionEngine] = []  # kept: their memory holds the code
@@ -188,7 +190,15 @@ def _write(path: Path, code: bytes) -> None:
                 file.write(code + hashlib.sha256(code).digest())
                 file.close()
                 os.replace(file.name, path)
+                _prune(path.parent)
             except OSError:
                 os.unlink(file.name)
     except OSError:
         pass
+
+
+def _prune(folder: Path) -> None:
+    """Take away the code that was written longest ago: every version of the kernels and of llvmlite leaves some."""
+    found = sorted(folder.glob("*.o"), key=lambda path: path.stat().st_mtime_ns)
+    for path in found[:-_KEPT]:
+        path.unlink(missing_ok=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..report.text import plain, value
-from .lines import CERTAIN_ENOUGH, remark, short_names
+from ..report.text import plain, short_names, value
+from .lines import CERTAIN_ENOUGH, remark
 from .tree import Parent, Tree
 
 __all__ = ["tree_dot"]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 
-from ..report.text import count, plain, value
+from ..report.text import count, plain, short_names, value
 from .tree import Node, Parent, Tree
 
-__all__ = ["CERTAIN_ENOUGH", "outline", "remark", "short_names", "tree_text"]
+__all__ = ["CERTAIN_ENOUGH", "outline", "remark", "tree_text"]
 
 CERTAIN_ENOUGH = 0.95
 """From this probability on nothing is said of it."""
@@ -103,10 +102,3 @@ def _percent(probability: float | None) -> str:
 
 def _length(node: Node) -> str:
     return value(node.parents[0].relative_delta) if node.parents and node.relation != "copy" else ""
-
-
-def short_names(labels: Sequence[str]) -> tuple[str, list[str]]:
-    """The folder that all labels stand in, and the labels without it, fit for a terminal."""
-    start = os.path.commonprefix(list(labels))  # noqa: RUF071 -- hub ids are no paths; cut at a slash below
-    start = start[: start.rfind("/") + 1] if len(labels) > 1 else ""
-    return plain(start), [plain(label[len(start) :]) for label in labels]

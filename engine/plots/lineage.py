@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..lineage.lines import CERTAIN_ENOUGH, outline, remark, short_names
+from ..lineage.lines import CERTAIN_ENOUGH, outline, remark
 from ..lineage.tree import Tree
-from ..report.text import count, elide
+from ..report.text import count, elide, short_names
 from .figure import drawn
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..errors import OptionError
 from ..matrix import TASK_COSINE, Matrix
 from ..options import named
-from ..report.text import elide, plain, value
+from ..report.text import elide, plain, short_names, value
 from .figure import drawn
 from .panels import _plain_ticks
 
@@ -236,6 +236,4 @@ def _label(axes: Axes, metric: str, scale: _Scale) -> None:
 
 
 def _names(matrix: Matrix) -> list[str]:
-    from ..report.all_pairs import short_names
-
     return [elide(plain(name), _LABEL) for name in short_names(matrix.labels)[1]]

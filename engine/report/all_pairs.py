@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +15,9 @@ from ..matrix import TASK_COSINE, Matrix, chosen_metrics
 from ..options import named
 from .document import Column, Document, Section
 from .sink import Output, drawer
-from .text import count, elide, plain, speed, value
+from .text import count, elide, plain, short_names, speed, value
 
-__all__ = ["MATRIX_FORMATS", "MatrixOutput", "matrix_document", "short_names"]
+__all__ = ["MATRIX_FORMATS", "MatrixOutput", "matrix_document"]
 
 MATRIX_FORMATS = ("table", "json", "csv", "tsv", "markdown", "npz", "parquet")
 _BINARY = ("npz", "parquet")
@@ -116,13 +114,6 @@ class MatrixOutput:
         fmt = path.suffix.lower()[1:]
         table = draw_html(matrix_document(matrix, self.by)) if fmt == "html" else ""
         write_whole(path, matrix_picture(matrix, fmt, metric=self.metric, by=self.by, table=table))
-
-
-def short_names(labels: Sequence[str]) -> tuple[str, list[str]]:
-    """The folder that all labels stand in, and the labels without it, fit for a terminal."""
-    start = os.path.commonprefix(list(labels))  # noqa: RUF071 -- hub ids are no paths; cut at a slash below
-    start = start[: start.rfind("/") + 1] if len(labels) > 1 else ""
-    return plain(start), [plain(label[len(start) :]) for label in labels]
 
 
 def _npz(matrix: Matrix, by: str | None) -> bytes:

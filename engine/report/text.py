@@ -7,8 +7,10 @@ escaped.
 from __future__ import annotations
 
 import math
+import os
+from collections.abc import Sequence
 
-__all__ = ["count", "elide", "plain", "size", "speed", "value"]
+__all__ = ["count", "elide", "plain", "short_names", "size", "speed", "value"]
 
 
 def plain(name: str) -> str:
@@ -18,6 +20,13 @@ def plain(name: str) -> str:
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode() for char in name
     )
+
+
+def short_names(labels: Sequence[str]) -> tuple[str, list[str]]:
+    """The folder that all labels stand in, and the labels without it, fit for a terminal."""
+    start = os.path.commonprefix(list(labels))  # noqa: RUF071 -- hub ids are no paths; cut at a slash below
+    start = start[: start.rfind("/") + 1] if len(labels) > 1 else ""
+    return plain(start), [plain(label[len(start) :]) for label in labels]
 
 
 def elide(name: str, width: int | None) -> str:

@@ -1,0 +1,34 @@
+"""The cache of machine code: bounded, and never in the way."""
+
+import os
+
+import pytest
+
+from weighbridge.kernels import native
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("WEIGHBRIDGE_CACHE_DIR", str(tmp_path / "cache"))
+    return native.cache_folder() / "kernels"
+
+
+def test_old_code_is_taken_away(folder):
+    folder.mkdir(parents=True, mode=0o700)
+    for age in range(40):
+        path = folder / f"gather-{age:032x}.o"
+        path.write_bytes(b"old")
+        os.utime(path, (1e9 - age, 1e9 - age))
+    (folder / "kept.txt").write_text("not ours")
+    native._write(folder / "gather-new.o", b"code")
+    left = sorted(path.name for path in folder.glob("*.o"))
+    assert left == sorted(["gather-new.o", *(f"gather-{age:032x}.o" for age in range(native._KEPT - 1))])
+    assert native._read(folder / "gather-new.o") == b"code"
+    assert (folder / "kept.txt").exists()
+
+
+def test_a_cache_that_cannot_be_written_is_no_trouble(folder):
+    folder.parent.mkdir(mode=0o700)
+    folder.write_text("a file where the folder should be")
+    native._write(folder / "gather-new.o", b"code")
+    assert native._read(folder / "gather-new.o") is None
