@@ -114,12 +114,13 @@ def test_same_bits_in_tasks_of_any_size():
 
 @pytest.mark.parametrize("code", ["F32", "F16", "BF16", "F64"])
 def test_sums_that_cancel_are_certain_on_the_device(code):
-    """Σx and Σxy are a hundred-thousandth of what was added."""
+    """Σx and Σxy are a millionth of what was added, and half of the elements have bits far below the others'."""
     rng = np.random.default_rng(66)
     half, partner = rng.normal(0, 1, (2, 1500))
+    half[::2] *= 2.0 ** (-8 if code == "F16" else -30)
     if code == "BF16":
         half, partner = ((v.astype(np.float32).view(np.uint32) & 0xFFFF0000).view(np.float32) for v in (half, partner))
-    x = np.r_[half, -half, 3e-2, 2e-9]
+    x = np.r_[half, -half, 1e-3, 2e-9]
     y = np.r_[partner, partner, 1, 1e-9]
     order = rng.permutation(x.size)
     if code == "BF16":
@@ -156,7 +157,10 @@ def test_what_is_not_finite_is_counted_and_stays_in_its_tensor(code):
             x.reshape(-1, itemsize)[[3, 200]] = 0xFF
             x.reshape(-1, itemsize)[[3, 200], -1] = high
         stack.append([base, x])
-    check_against_reference(tile_sums, stack, [code, code])
+    if code == "F64":  # 0xFCFF… is finite there, and its square is not
+        check_against_reference(tile_sums, stack, [code, code])
+    else:
+        certified(stack, [code, code])
 
 
 ADVERSARIES = ["1e30, 1, -1e30", "heavy tails", "36 decades", "huge mean against noise", "disjoint supports"]

@@ -7,7 +7,7 @@ import pytest
 
 from weighbridge.kernels.decoders import DECODERS
 
-from support.compiled import MAIN, compiled, launch_of
+from support.compiled import MAIN, compiled, compiled_gather, launch_of
 
 pytest.importorskip("triton")
 
@@ -49,6 +49,11 @@ def test_no_spills_and_wide_loads(machines, name):
     wanted = width * sizes[0] // 16 * a + (width * sizes[1] // 16 * b if launch.pairs else 0)
     assert len(machine.loads()) == wanted
     assert all(".128" in load for load in machine.loads()), machine.loads()
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_the_second_step_spills_nothing(arch, tmp_path):
+    assert compiled_gather(arch, tmp_path).spilled == 0
 
 
 @pytest.mark.parametrize(

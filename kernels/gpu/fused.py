@@ -323,7 +323,7 @@ def _close_pairs(slots, column, xs, ys, sums, CODE_X: tl.constexpr, CODE_Y: tl.c
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["operands", "cell_count", "strips", "columns"])  # a compilation takes seconds
 def tile_kernel(
     arena,  # int32: the bytes of all operands
     items,  # (items, 2 + N) int64: slot, elements, then where each operand begins, in 16 bytes from the arena's start

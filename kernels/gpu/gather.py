@@ -16,7 +16,7 @@ LANES = tl.constexpr(constants.GATHER_LANES)
 LOG2_LANES = tl.constexpr(constants.GATHER_LANES.bit_length() - 1)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["columns"])
 def gather_kernel(
     slots,  # (strips, columns, SLOTS) float64
     first_strip,  # (K + 1,) int64

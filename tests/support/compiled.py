@@ -6,6 +6,7 @@
 import re
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,33 +52,44 @@ def launch_of(x, y=None, shape=(1, 1), selfs=None):
 
 
 def compiled(launch, arch, folder):
-    """`launch` compiled for sm_<arch>, with everything that is written kept in a folder.
+    """The tile kernel of `launch` compiled for sm_<arch>; `folder` is Triton's cache and takes the machine code."""
+    from weighbridge.kernels.gpu.fused import tile_kernel
+    from weighbridge.kernels.gpu.tile import tile_constants
 
-    This process has compiled nothing before, or its cache is elsewhere.
-    """
+    pointers = {"arena": "*i32", "items": "*i64", "cells": "*i64", "slots": "*fp64"}
+    integers = dict.fromkeys(("operands", "cell_count", "strips", "columns"), "i32")
+    return _compiled(tile_kernel, pointers, integers, tile_constants(launch), arch, folder)
+
+
+def compiled_gather(arch, folder):
+    """The second step, likewise."""
+    from weighbridge.kernels.gpu.gather import gather_kernel
+
+    pointers = {"slots": "*fp64", "first_strip": "*i64", "sums": "*fp64"}
+    return _compiled(gather_kernel, pointers, {"columns": "i32"}, {}, arch, folder)
+
+
+def _compiled(kernel, pointers, integers, constants, arch, folder):
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from weighbridge.kernels.gpu.fused import tile_kernel
-    from weighbridge.kernels.gpu.tile import options, tile_constants
+    from weighbridge.kernels.gpu.tile import options
 
-    constants = tile_constants(launch)
-    pointers = {"arena": "*i32", "items": "*i64", "cells": "*i64", "slots": "*fp64"}
-    signature = pointers | dict.fromkeys(("operands", "cell_count", "strips", "columns"), "i32")
     source = ASTSource(
-        fn=tile_kernel,
-        signature=signature | dict.fromkeys(constants, "constexpr"),
+        fn=kernel,
+        signature=pointers | integers | dict.fromkeys(constants, "constexpr"),
         constexprs=constants,
         attrs={(at,): [["tt.divisibility", 16]] for at in range(len(pointers))},  # as torch's allocations are
     )
     triton.knobs.cache.dir = str(folder)
-    kernel = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options())
-    cubin = Path(folder) / f"{launch.x}_{launch.y}_{arch}_{launch.shape}.cubin"
-    cubin.write_bytes(kernel.asm["cubin"])
+    made = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options())
     tools = Path(triton.__file__).parent / TOOLS
-    usage = _output(tools / "cuobjdump", "--dump-resource-usage", cubin)
-    return _machine(_output(tools / "nvdisasm", "-c", cubin), int(re.search(r"REG:(\d+)", usage)[1]))
+    with tempfile.NamedTemporaryFile(dir=folder, suffix=".cubin") as cubin:
+        cubin.write(made.asm["cubin"])
+        cubin.flush()
+        usage = _output(tools / "cuobjdump", "--dump-resource-usage", cubin.name)
+        return _machine(_output(tools / "nvdisasm", "-c", cubin.name), int(re.search(r"REG:(\d+)", usage)[1]))
 
 
 def _output(*command):
@@ -110,22 +122,19 @@ def _table(folder):
     print("dtypes      cell   sm  registers  per element or pair: all  float64  conversions  16-byte loads   closing")
     from weighbridge.kernels.decoders import DECODERS
 
-    for arch in (90,):
-        for x in MAIN:
-            for shape in ((1, 1), (4, 1), (2, 2)):
-                machine = compiled(launch_of(x, x, shape), arch, folder)
-                pairs = 16 // DECODERS[x].itemsize * shape[0] * shape[1]
-                count = Counter(op.split(".")[0] for op in machine.fast)
-                double = sum(count[op] for op in ("DADD", "DMUL", "DFMA"))
-                print(
-                    f"{x:10}  {shape}  {arch}  {machine.registers:9}  {len(machine.fast) / pairs:24.1f}"
-                    f"  {double / pairs:7.1f}  {count['F2F'] / pairs:11.2f}  {len(machine.loads()) / pairs:13.3f}"
-                    f"  {machine.straight:8}"
-                )
+    for code in MAIN:
+        for shape in ((1, 1), (4, 1), (2, 2)):
+            machine = compiled(launch_of(code, code, shape), 90, folder)
+            pairs = 16 // DECODERS[code].itemsize * shape[0] * shape[1]
+            count = Counter(op.split(".")[0] for op in machine.fast)
+            double = sum(count[op] for op in ("DADD", "DMUL", "DFMA"))
+            print(
+                f"{code:10}  {shape}  90  {machine.registers:9}  {len(machine.fast) / pairs:24.1f}"
+                f"  {double / pairs:7.1f}  {count['F2F'] / pairs:11.2f}  {len(machine.loads()) / pairs:13.3f}"
+                f"  {machine.straight:8}"
+            )
 
 
 if __name__ == "__main__":
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         sys.exit(_table(folder))
