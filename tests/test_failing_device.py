@@ -88,9 +88,12 @@ Tile.tasks = stalled
 """
 
 
-def waits(process):
-    """Wait until some thread of the process waits within the kernel for an answer of the file system."""
-    for _ in range(600):
+def waits(process, mode):
+    """Wait until some thread of the process waits within the kernel for an answer that does not come."""
+    for _ in range(2400):
+        if mode.read_text() != "stall":
+            time.sleep(0.05)
+            continue
         for task in os.listdir(f"/proc/{process.pid}/task"):
             with suppress(OSError), open(f"/proc/{process.pid}/task/{task}/wchan") as file:
                 if "request_wait_answer" in file.read():
@@ -126,7 +129,7 @@ def test_leaving_a_server_that_no_longer_answers(failing, sent, case):
         text=True,
     )
     try:
-        waits(process)
+        waits(process, mode)
         process.send_signal(sent)
         started = time.perf_counter()
         stdout, stderr = process.communicate(timeout=60)
