@@ -45,6 +45,7 @@ def mounted(folder: Path) -> Iterator[tuple[Path, Path]]:
     )
     try:
         assert server.stdout is not None and server.stdout.readline() == "mounted\n"
+        os.stat(point)  # the kernel's greeting is answered before the first request is
         yield point, mode
     finally:
         mode.write_text("ok")
