@@ -17,7 +17,7 @@ from .arrow import numbers_of
 from .errors import FormatError, OptionError
 from .ledger import STATUSES, Ledger
 from .options import named
-from .row_table import RAW_COLUMNS
+from .row_table import EXTRA_TYPES, RAW_COLUMNS
 from .store import MANIFEST, Store
 from .summary import GROUPINGS, KINDS, UNIONS, summarise
 from .table import Comparison
@@ -88,9 +88,12 @@ class Results(Mapping[str, Comparison]):
         self._store = Store(path)
         self.path = self._store.path
         self.manifest = self._store.manifest
-        others = self.manifest.get("others")
-        if not isinstance(others, list) or not isinstance(self.manifest.get("extra"), dict):
+        others, extra = self.manifest.get("others"), self.manifest.get("extra")
+        if not isinstance(others, list) or not isinstance(extra, dict):
             raise FormatError(self._broken("no list of others and no extra columns"))
+        for name, kind in extra.items():
+            if not isinstance(kind, str) or kind not in EXTRA_TYPES:
+                raise FormatError(self._broken(f'the extra column "{name}" has the type {kind!r}'))
         for number, entry in enumerate(others, 1):
             if not isinstance(entry, dict) or not all(isinstance(entry.get(k), t) for k, t in _ENTRY.items()):
                 raise FormatError(self._broken(f"entry {number} of its others lacks {', '.join(_ENTRY)}"))

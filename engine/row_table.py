@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 __all__ = [
+    "EXTRA_TYPES",
     "RAW_COLUMNS",
     "comparison_table",
     "extra_types",
@@ -37,6 +38,9 @@ RAW_COLUMNS = (
 """The raw sums in the order of `Comparison.other_self`, `.base_self`, `.pair`; `base_nonfinite` is a metric as well."""
 
 _FIXED = (*COLUMNS, "label", "base_identity", "other_identity", *RAW_COLUMNS)
+EXTRA_TYPES = {"bool": "bool_", "int64": "int64", "double": "float64", "string": "string"}
+"""What an extra column can be, and what Arrow calls it."""
+
 _INTEGERS = ("layer", "elements", *COUNTS)
 _LISTS = ("shape", "rows")
 _METADATA = b"weighbridge"
@@ -74,7 +78,7 @@ def schema_of(extras: Mapping[str, str]) -> pyarrow.Schema:
     """The schema of every file of a sweep with these extra columns."""
     import pyarrow as pa
 
-    fields = [("label", pa.string()), *((name, getattr(pa, _ARROW[kind])()) for name, kind in extras.items())]
+    fields = [("label", pa.string()), *((name, getattr(pa, EXTRA_TYPES[kind])()) for name, kind in extras.items())]
     for name in dict.fromkeys((*COLUMNS, "base_identity", "other_identity", *RAW_COLUMNS)):
         if name in _LISTS:
             kind = pa.list_(pa.int64())
@@ -86,9 +90,6 @@ def schema_of(extras: Mapping[str, str]) -> pyarrow.Schema:
             kind = pa.string()
         fields.append((name, kind))
     return pa.schema(fields)
-
-
-_ARROW = {"bool": "bool_", "int64": "int64", "double": "float64", "string": "string"}
 
 
 def comparison_table(comparison: Comparison, other: Other, extras: Mapping[str, str], base: str) -> pyarrow.Table:

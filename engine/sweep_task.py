@@ -121,15 +121,7 @@ def run_task(
         raise ReadError(
             f'the base "{base.label}" changed since the sweep began; run it again when nothing writes to it.'
         )
-    outcomes: dict[str, Outcome] = {}
-    ledgers: list[tuple[Other, Ledger]] = []
-    for other in task.others:
-        try:
-            ledger = match_like(base, open_checkpoint(other.source), settings.options)
-            ledgers.append((other, require_matches(ledger)))
-        except WeighbridgeError as error:
-            outcomes[other.label] = failure(other, error, settings)
-    outcomes |= {outcome.other.label: outcome for outcome in _computed(ledgers, settings, progress, say)}
+    outcomes = {outcome.other.label: outcome for outcome in _computed(base, task.others, settings, progress, say)}
     seconds = (time.perf_counter() - started) / len(task.others)
     finished = [replace(outcomes[other.label], seconds=seconds) for other in task.others]
     return finished if settings.out is None else keep(finished, settings)
@@ -143,17 +135,28 @@ def failure(other: Other, error: WeighbridgeError, settings: Settings) -> Outcom
 
 
 def _computed(
-    ledgers: Sequence[tuple[Other, Ledger]],
+    base: Checkpoint,
+    others: Sequence[Other],
     settings: Settings,
     progress: Progress | None,
     say: Callable[[str], object] | None,
 ) -> Iterator[Outcome]:
-    """Each other with its rows; where a pass fails it is halved until the one that spoils it stands alone."""
-    if not ledgers:
-        return
+    """Each other with its rows; where a pass fails it is halved until the one that spoils it stands alone.
+
+    Each half opens its others anew: what has changed while it was read may be whole now, or say better what is wrong.
+    """
     from .blocked import compare_batch
     from .row_table import comparison_table, parquet_bytes
 
+    ledgers: list[tuple[Other, Ledger]] = []
+    for other in others:
+        try:
+            ledger = match_like(base, open_checkpoint(other.source), settings.options)
+            ledgers.append((other, require_matches(ledger)))
+        except WeighbridgeError as error:
+            yield failure(other, error, settings)
+    if not ledgers:
+        return
     try:
         blocked = compare_batch(
             [ledger for _, ledger in ledgers],
@@ -165,9 +168,9 @@ def _computed(
         )
     except ReadError as error:
         if len(ledgers) > 1:
-            middle = len(ledgers) // 2
-            yield from _computed(ledgers[:middle], settings, progress, say)
-            yield from _computed(ledgers[middle:], settings, progress, say)
+            left = [other for other, _ in ledgers]
+            for half in (left[: len(left) // 2], left[len(left) // 2 :]):
+                yield from _computed(base, half, settings, progress, say)
             return
         if open_checkpoint(settings.base).identity != settings.base_identity:
             raise
@@ -213,5 +216,12 @@ def match_like(base: Checkpoint, other: Checkpoint, options: Mapping[str, Any]) 
             _ledgers[key] = (ledger, ledger.rows)
         return ledger
     known, rows = _ledgers[key]
-    swapped = tuple(row if row.tensor is None else replace(row, other=other.tensors[row.tensor]) for row in rows)
+    swapped = tuple(
+        replace(
+            row,
+            base=None if row.base_tensor is None else base.tensors[row.base_tensor],
+            other=None if row.tensor is None else other.tensors[row.tensor],
+        )
+        for row in rows
+    )
     return replace(known, base=base, other=other, rows=swapped)
