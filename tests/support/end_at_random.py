@@ -2,9 +2,10 @@
 
     PYTHONPATH=tests python -m support.end_at_random --times 300 --seed 1
 
-Each time a `compare -o`, a `matrix -o --out` or a `sweep` is begun and gets SIGKILL, SIGTERM or SIGINT after a random part of the time that
-it takes undisturbed. Then the output is looked at, and a sweep or a matrix is run again to its end and compared with one
-that was left alone. Prints how many were ended in the middle, what was lost, and how long those that could leave took to do so.
+Each time a `compare -o`, a `matrix -o --out` or a `sweep` is begun and gets SIGKILL, SIGTERM or SIGINT after a random
+part of the time that it takes undisturbed. Then the output is looked at, and a sweep or a matrix is run again to its
+end and compared with one that was left alone. Prints how many were ended in the middle, what was lost, and how long
+those that could leave took to do so.
 """
 
 import argparse
