@@ -36,7 +36,7 @@ from .arguments import (
     ThreadsOption,
 )
 from .engine.errors import OptionError, WeighbridgeError
-from .engine.interrupts import farewell, leaving, say_farewell, sweep_words
+from .engine.interrupts import farewell, leaving, matrix_words, say_farewell, sweep_words
 
 __all__ = ["app", "main"]
 
@@ -465,6 +465,8 @@ def matrix(
     rows: RowsOption = Rows.overlap,
     threads: ThreadsOption = None,
     io: IoOption = Io.auto,
+    device: DeviceOption = "auto",
+    device_memory: DeviceMemoryOption = None,
     by: Annotated[By | None, typer.Option(help="A matrix for every kind, layer or tensor.")] = None,
     metrics: Annotated[
         str | None, typer.Option(metavar="A,B,C", help="The metrics to compute; all of them by default.")
@@ -488,7 +490,7 @@ def matrix(
 
     grouping = by.value if by else None
     result = MatrixOutput(output, format.value, grouping, plot, metric, metrics, base is not None)
-    with reporting(f"{len(checkpoints)} checkpoints", not quiet) as progress:
+    with farewell(lambda: matrix_words(out)), reporting(f"{len(checkpoints)} checkpoints", not quiet) as progress:
         found = matrix_of(
             checkpoints,
             base=base,
@@ -503,6 +505,8 @@ def matrix(
             rows=rows.value,
             threads=threads,
             io=io.value,
+            device=device,
+            device_memory=device_memory,
             progress=progress,
             say=progress.say if progress else None,
         )
@@ -523,6 +527,8 @@ def lineage(
     rows: RowsOption = Rows.overlap,
     threads: ThreadsOption = None,
     io: IoOption = Io.auto,
+    device: DeviceOption = "auto",
+    device_memory: DeviceMemoryOption = None,
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw as well: .png, .svg or .html (needs weighbridge[plot]).")
     ] = None,
@@ -557,6 +563,8 @@ def lineage(
             rows=rows.value,
             threads=threads,
             io=io.value,
+            device=device,
+            device_memory=device_memory,
             progress=progress,
             say=progress.say if progress else None,
         )

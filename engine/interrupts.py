@@ -20,7 +20,7 @@ from typing import Any
 
 from .errors import WeighbridgeError
 
-__all__ = ["Interrupted", "farewell", "leaving", "say_farewell", "sweep_words"]
+__all__ = ["Interrupted", "farewell", "leaving", "matrix_words", "say_farewell", "sweep_words"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _POLL_SECONDS, _GRACE_SECONDS = 0.1, 0.5
@@ -74,6 +74,13 @@ def sweep_words(folder: str | os.PathLike[str]) -> str:
         return f"nothing is done yet; {again}"
     done = sum(entry["status"] == "done" for entry in others)
     return f"{done} of {len(others)} others are done and kept in {folder}; {again}"
+
+
+def matrix_words(folder: str | os.PathLike[str] | None) -> str:
+    """What an interrupted matrix leaves behind."""
+    if folder is None:
+        return "nothing is kept; with --out DIR the next run would go on where this one was."
+    return f"what is done is kept in {folder}; run the same command again for the rest."
 
 
 @contextmanager

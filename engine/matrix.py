@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from .all_pairs import AllPairs, gather
 from .checkpoint import Checkpoint
+from .devices import check_device
 from .entries import MATRIX_METRICS, Entries, entries
 from .errors import NothingMatchedError, OptionError
 from .formats import open_checkpoint
@@ -42,7 +43,7 @@ class Matrix:
     """All pairs of N checkpoints.
 
     Every matrix is (N, N) float64; its entry [i, j] is what `compare` says of checkpoint i with checkpoint j as the
-    base, bit for bit, and NaN where the two have no tensor in common.
+    base on the same device, bit for bit, and NaN where the two have no tensor in common.
 
     Attributes:
         sums: the joint ledger, and the raw sums of every tensor, checkpoint and pair.
@@ -252,9 +253,10 @@ def matrix(
     rows: str = "overlap",
     threads: int | None = None,
     io: str = "auto",
+    device: str = "auto",
+    device_memory: str | int | None = None,
     progress: Progress | None = None,
     say: Say | None = None,
-    **device: Any,
 ) -> Matrix:
     """Compare every two of N checkpoints, each byte of them read once.
 
@@ -266,7 +268,8 @@ def matrix(
         force: throw away what is in `out`.
         rules, map, rules_file, include, exclude, rows: as for `match`.
         threads, io, progress, say: as for `compare`.
-        device: handed on to `execute`.
+        device, device_memory: as for `compare`. With `out`, "auto" is the processor: for the rest of a matrix it might
+            choose another device than for its beginning, and each kind has last digits of its own.
     Returns:
         A `Matrix`.
     Raises:
@@ -284,6 +287,9 @@ def matrix(
         "exclude": exclude,
         "rows": rows,
     }
+    device = check_device(device)
+    if out is not None and device == "auto":
+        device = "cpu"
     ledger = join(opened, number, **matching)
     if not ledger.tensors:
         _nothing_matched(opened, matching)
@@ -292,8 +298,18 @@ def matrix(
         from .matrix_store import MatrixStore
 
         store = MatrixStore(out)
-        store.begin(ledger, _plain_options(matching), force=force)
-    sums = gather(ledger, kept=store, threads=threads, io=io, progress=progress, say=say, **device)
+        options = _plain_options(matching) | {"device": device.partition(":")[0]}
+        store.begin(ledger, options, force=force)
+    sums = gather(
+        ledger,
+        kept=store,
+        threads=threads,
+        io=io,
+        device=device,
+        device_memory=device_memory,
+        progress=progress,
+        say=say,
+    )
     tasks = None
     if TASK_COSINE in chosen and number is not None:
         tasks = store.load_tasks(sums) if store else None

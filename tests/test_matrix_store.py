@@ -1,6 +1,8 @@
 """A matrix that is kept: the same bits however often it was interrupted, and never another's."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -65,6 +67,35 @@ def test_the_same_bits_however_often_interrupted(paths, tmp_path, monkeypatch):
     assert everything(finished) == everything(whole)
 
 
+KILLED = """
+import os, sys
+left = int(sys.argv[1])
+real = os.replace
+def replace(*names):
+    global left
+    if left == 0:
+        os.kill(os.getpid(), 9)
+    left -= 1
+    real(*names)
+os.replace = replace
+import weighbridge
+from weighbridge.engine import all_pairs
+all_pairs.BLOCK_BYTES = 1_000_000
+weighbridge.matrix(sys.argv[3:], base=sys.argv[3], out=sys.argv[2])
+"""
+
+
+def test_killed_before_every_file(paths, tmp_path):
+    weighbridge.matrix([str(path) for path in paths], base=str(paths[0]), out=tmp_path / "whole")
+    out, runs = tmp_path / "killed", 0
+    while subprocess.run([sys.executable, "-c", KILLED, str(min(runs, 1)), str(out), *map(str, paths)]).returncode:
+        runs += 1
+        assert runs < 20
+        assert not [path for path in out.rglob("*.parquet") if not pq.ParquetFile(path).metadata.num_rows]
+    assert runs >= 4, "a manifest, three blocks or more, the task vectors"
+    assert {name: data for name, data in files(out).items() if ".partial" not in name} == files(tmp_path / "whole")
+
+
 def test_read_back_without_the_checkpoints(paths, tmp_path):
     kept = weighbridge.matrix(paths, base=paths[0], out=tmp_path / "out")
     again = weighbridge.open_matrix(tmp_path / "out")
@@ -125,3 +156,11 @@ def test_damage_is_seen(paths, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="is not a folder"):
         weighbridge.matrix(paths, out=tmp_path / "file")
+
+
+def test_another_device_is_another_matrix(paths, tmp_path):
+    """Each kind of device has last digits of its own: what is kept is never a mixture."""
+    here = weighbridge.matrix(paths[:3], out=tmp_path / "out", device="cpu")
+    with pytest.raises(OptionError, match="other options"):
+        weighbridge.matrix(paths[:3], out=tmp_path / "out", device="portable:cpu")
+    assert everything(weighbridge.matrix(paths[:3], out=tmp_path / "out")) == everything(here), "auto is the processor"

@@ -33,6 +33,8 @@ def lineage(
     rows: str = "overlap",
     threads: int | None = None,
     io: str = "auto",
+    device: str = "auto",
+    device_memory: str | int | None = None,
     progress: Progress | None = None,
     say: Say | None = None,
 ) -> Tree:
@@ -46,7 +48,7 @@ def lineage(
         checkpoints: paths, hub ids or opened checkpoints, one or more; one given twice counts once.
         base: the checkpoint from which its relatives descend, one of those or another; None: the weights must tell.
         rules, map, rules_file, include, exclude, rows: as for `compare`, for every two.
-        threads, io, progress, say: as for `compare`.
+        threads, io, device, device_memory, progress, say: as for `compare`.
     Returns:
         A `Tree`, its nodes in the order of the checkpoints, a base that is none of them first.
     Raises:
@@ -79,7 +81,9 @@ def lineage(
         exclude=exclude,
         rows=rows,
     )
-    found = gather(ledger, threads=threads, io=io, progress=progress, say=say)
+    found = gather(
+        ledger, threads=threads, io=io, device=device, device_memory=device_memory, progress=progress, say=say
+    )
     tree = descend(family_of(found), None if base is None else 0)
     if len(different) > 1:
         lonely = [label for label, total in zip(found.labels, ledger.totals, strict=True) if not total.get("matched")]

@@ -2,9 +2,10 @@
 
     PYTHONPATH=tests python -m support.end_at_random --times 300 --seed 1
 
-Each time a `compare -o` or a `sweep` is begun and gets SIGKILL, SIGTERM or SIGINT after a random part of the time that
-it takes undisturbed. Then the output is looked at, and a sweep is run again to its end and compared with one that was
-left alone. Prints how many were ended in the middle, what was lost, and how long those that could leave took to do so.
+Each time a `compare -o`, a `matrix -o --out` or a `sweep` is begun and gets SIGKILL, SIGTERM or SIGINT after a random
+part of the time that it takes undisturbed. Then the output is looked at, and a sweep or a matrix is run again to its
+end and compared with one that was left alone. Prints how many were ended in the middle, what was lost, and how long
+those that could leave took to do so.
 """
 
 import argparse
@@ -27,6 +28,7 @@ _CLI = (
     "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\nfrom weighbridge.cli import main\nmain()"
 )
 _OTHERS = 12
+_KINDS = ("compare", "matrix", "sweep")
 
 
 def command(folder: Path, kind: str, out: Path) -> list[str]:
@@ -35,6 +37,9 @@ def command(folder: Path, kind: str, out: Path) -> list[str]:
     if kind == "compare":
         return ["compare", base, str(folder / "0.safetensors"), "--format", "json", "-o", str(out)]
     others = [str(folder / f"{n}.safetensors") for n in range(_OTHERS)]
+    if kind == "matrix":
+        kept = out.with_name(f"{out.name}-kept")
+        return ["matrix", base, *others, "--out", str(kept), "--format", "json", "-o", str(out), "--quiet"]
     return ["sweep", base, *others, "--out", str(out), "--quiet"]
 
 
@@ -66,17 +71,18 @@ def main() -> None:
         for n in range(_OTHERS):
             save_file({k: v * np.float32(1 + n / 100) for k, v in tensors.items()}, folder / f"{n}.safetensors")
         took = {}
-        for kind in ("compare", "sweep"):
+        for kind in _KINDS:
             for _ in range(2):  # the first compiles the kernels
                 started = time.perf_counter()
                 assert begin(command(folder, kind, folder / f"whole-{kind}")).wait() == 0
                 took[kind] = time.perf_counter() - started
-        whole, whole_rows = (folder / "whole-compare").read_bytes(), rows(folder / "whole-sweep")
+        whole = {kind: (folder / f"whole-{kind}").read_bytes() for kind in ("compare", "matrix")}
+        whole_rows = rows(folder / "whole-sweep")
         for number in range(wanted.times):
-            kind = rng.choice(("compare", "sweep"))
+            kind = rng.choice(_KINDS)
             sent = rng.choice((signal.SIGKILL, signal.SIGTERM, signal.SIGINT))
             out = folder / f"{number}"
-            if kind == "compare":
+            if kind in whole:
                 out.write_bytes(b"before")
             process = begin(command(folder, kind, out))
             time.sleep(rng.uniform(0, took[kind]))
@@ -87,8 +93,12 @@ def main() -> None:
             if ended and sent is not signal.SIGKILL:
                 slowest = max(slowest, time.perf_counter() - started)
             tally[f"{kind} {sent.name}" if ended else f"{kind}, already done"] += 1
-            if kind == "compare":
-                assert out.read_bytes() in (b"before", whole), f"run {number}: the file is neither old nor new"
+            if kind in whole:
+                assert out.read_bytes() in (b"before", whole[kind]), f"run {number}: the file is neither old nor new"
+            if kind == "matrix":
+                assert begin(command(folder, kind, out)).wait() == 0, f"run {number}: it cannot be gone on with"
+                assert out.read_bytes() == whole[kind], f"run {number}: the matrix is another one"
+            if kind in whole:
                 continue
             found = rows(out) if out.exists() else {}
             assert all(whole_rows[file] == each for file, each in found.items()), f"run {number}: rows are wrong"
