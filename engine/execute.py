@@ -85,9 +85,7 @@ def execute(
     chosen = choose(device, parts, len(pairs), threads, say)
     load_kernels({batch.dtypes for batch in parts}, say)
     started = time.perf_counter()
-    tensors = sum(len(batch.rows) for batch in parts)
-    selfs = np.zeros((tensors, operands, len(SELF_SUMS)))
-    between = np.zeros((tensors, len(pairs), len(PAIR_SUMS)))
+    found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     report = _Throttle(progress, sum(batch.nbytes for batch in parts))
     listed = np.array(pairs, np.int64).reshape(-1, 2)
     threads = threads or cpu.available_threads()
@@ -97,14 +95,27 @@ def execute(
             from .pipeline import Limits, Pipeline
 
             line = Pipeline(chosen, listed, threads, Limits(memory), files, report.add)
-            for part, sums in line.run(parts):
-                selfs[part.rows], between[part.rows] = sums
+            found += [(part.rows, *sums) for part, sums in line.run(parts)]
             copied = line.bytes_copied
         else:
-            for part in parts:
-                selfs[part.rows], between[part.rows] = _on_cpu(part, files, listed, threads, report)
+            found += [(part.rows, *_on_cpu(part, files, listed, threads, report)) for part in parts]
         files.check_unchanged()
+    selfs, between = _in_order(found, operands, len(pairs))
     return Sums(selfs, between, report.done, time.perf_counter() - started, copied)
+
+
+def _in_order(
+    found: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], operands: int, pairs: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The sums of all batches, each with its places, in the order of the joined tensors."""
+    tensors = sum(len(rows) for rows, _, _ in found)
+    if len(found) == 1 and np.array_equal(found[0][0], np.arange(tensors)):
+        return found[0][1:]  # as they stand: 20,000 small tensors take 0.6 ms to copy and 8 ms to compare
+    selfs = np.zeros((tensors, operands, len(SELF_SUMS)))
+    between = np.zeros((tensors, pairs, len(PAIR_SUMS)))
+    for rows, *sums in found:
+        selfs[rows], between[rows] = sums
+    return selfs, between
 
 
 @contextmanager

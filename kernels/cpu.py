@@ -303,8 +303,10 @@ class Tile:
     def _gathered(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """The sums, and the bounds of Σx (K, N) and of Σxy (K, P)."""
         self._self_sums[..., 0] = self.elements[:, None]
-        back = np.argsort(self._order)
-        return self._self_sums, self._pair_sums[:, back], self._self_bounds, self._pair_bounds[:, back]
+        sums, bounds = self._pair_sums, self._pair_bounds
+        if (back := np.argsort(self._order)).size > 1:
+            sums, bounds = sums[:, back], bounds[:, back]
+        return self._self_sums, sums, self._self_bounds, bounds
 
     def _doubtful(
         self, self_sums: np.ndarray, pair_sums: np.ndarray, total_bounds: np.ndarray, dot_bounds: np.ndarray
