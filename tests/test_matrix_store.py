@@ -96,6 +96,37 @@ def test_killed_before_every_file(paths, tmp_path):
     assert {name: data for name, data in files(out).items() if ".partial" not in name} == files(tmp_path / "whole")
 
 
+INTERRUPTED = """
+import os, signal, sys
+left = int(sys.argv.pop(1))
+real = os.replace
+def replace(*names):
+    global left
+    real(*names)
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGINT)
+os.replace = replace
+from weighbridge.engine import all_pairs
+all_pairs.BLOCK_BYTES = 1_000_000
+from weighbridge.cli import main
+main()
+"""
+
+
+def test_interrupted_it_says_how_to_go_on(paths, tmp_path):
+    command = ["matrix", *map(str, paths), "--out", str(tmp_path / "out"), "-o", str(tmp_path / "m.json"), "-q"]
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED, "2", *command], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (130, "")
+    words = f"what is done is kept in {tmp_path / 'out'}; run the same command again for the rest."
+    assert done.stderr == f"weighbridge: interrupted; {words}\n"
+    assert not (tmp_path / "m.json").exists()
+    with pytest.raises(FormatError, match="holds 1 of"):
+        weighbridge.open_matrix(tmp_path / "out")
+    assert subprocess.run([sys.executable, "-c", INTERRUPTED, "-1", *command]).returncode == 0
+    assert (tmp_path / "m.json").exists()
+
+
 def test_read_back_without_the_checkpoints(paths, tmp_path):
     kept = weighbridge.matrix(paths, base=paths[0], out=tmp_path / "out")
     again = weighbridge.open_matrix(tmp_path / "out")
