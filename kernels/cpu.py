@@ -280,9 +280,11 @@ class Tile:
 
     def _slots_at(self) -> tuple[int, int]:
         """Where the slots of the first chunk of all would lie."""
-        return tuple(
-            slots.ctypes.data - self._first * slots.strides[0] for slots in (self._self_slots, self._pair_slots)
-        )  # type: ignore[return-value]
+        selfs, pairs = self._self_slots, self._pair_slots
+        return (
+            selfs.ctypes.data - self._first * selfs.strides[0],
+            pairs.ctypes.data - self._first * pairs.strides[0],
+        )
 
     def _gather(self, part: np.ndarray, resumed: bool, totals: np.ndarray) -> None:
         """Add the slots of a part to the sums of its tensors."""
