@@ -25,17 +25,8 @@ def _products(e: Emitter, v: Value) -> Value:
     """v[2i]² + v[2i + 1]² as 16 int32."""
     wide = e.b.sext(v, _V32)
     squares = e.b.mul(wide, wide)
-    none = ir.Constant(_V32, ir.Undefined)
-    even, odd = (ir.Constant(_PAIRS, list(range(start, _LANES, 2))) for start in (0, 1))
-    return e.b.add(e.b.shuffle_vector(squares, none, even), e.b.shuffle_vector(squares, none, odd))
-
-
-def _magnitude(e: Emitter, v: Value) -> Value:
-    return e.b.select(e.b.icmp_signed("<", v, e.constant(_V16, 0)), e.b.neg(v), v)
-
-
-def _larger(e: Emitter, p: Value, q: Value) -> Value:
-    return e.b.select(e.b.icmp_unsigned(">", p, q), p, q)
+    even, odd = (e.picked(squares, squares, range(start, _LANES, 2)) for start in (0, 1))
+    return e.b.add(even, odd)
 
 
 class _Operand:
@@ -47,11 +38,11 @@ class _Operand:
     @staticmethod
     def step(e: Emitter, v: Value, state: list[Value]) -> list[Value]:
         total_abs, total, largest, squares = state
-        size = _magnitude(e, v)
+        size = e.size(v)
         return [
             e.b.add(total_abs, size),
             e.b.add(total, v),
-            _larger(e, size, largest),
+            e.larger(size, largest),
             e.b.add(squares, _products(e, v)),
         ]
 
@@ -87,12 +78,12 @@ def _both(signed: bool) -> Any:
                     following += operand.step(e, value, state[n * width : (n + 1) * width])
                 total_abs, largest, differing, squares = state[2 * width :]
                 d = builder.sub(*values)
-                size = _magnitude(e, d)
+                size = e.size(d)
                 unequal = builder.icmp_unsigned("!=", d, e.constant(_V16, 0))
                 return [
                     *following,
                     builder.add(total_abs, size),
-                    _larger(e, size, largest),
+                    e.larger(size, largest),
                     builder.add(differing, builder.zext(unequal, _V16)),
                     builder.add(squares, _products(e, d)),
                 ]
@@ -105,13 +96,13 @@ def _both(signed: bool) -> Any:
                 _store_split(e, _add_up(e, total_abs, signed=False), outs[n], 0)
                 _store_split(e, _add_up(e, total, signed=True), outs[n], 2)
                 _store_split(e, squares_of[n], outs[n], 4)
-                e.store(builder.zext(e.reduce(largest, lambda p, q: _larger(e, p, q)), _I64), outs[n], 6)
+                e.store(builder.zext(e.reduce(largest, e.larger), _I64), outs[n], 6)
             total_abs, largest, differing, squares = state[2 * width :]
             of_difference = _add_up(e, squares, signed=False)
             _store_split(e, _add_up(e, total_abs, signed=False), out, 0)
             _store_split(e, of_difference, out, 2)
             _store_split(e, builder.sub(builder.add(*squares_of), of_difference), out, 4)
-            e.store(builder.zext(e.reduce(largest, lambda p, q: _larger(e, p, q)), _I64), out, 6)
+            e.store(builder.zext(e.reduce(largest, e.larger), _I64), out, 6)
             e.store(_add_up(e, differing, signed=False), out, 7)
             return context.get_dummy_value()
 

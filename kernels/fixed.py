@@ -30,50 +30,6 @@ _VF = ir.VectorType(_F32, _WIDTH)
 _VL = ir.VectorType(_I64, LANES)
 
 
-def _range_intrinsic(element: Any) -> Any:
-    """Largest magnitude and smallest magnitude above zero of `count` raw patterns, as integers, at out[0] and out[1].
-
-    Sign-and-magnitude formats: magnitudes order as their bits do.
-    """
-    lanes = ir.VectorType(element, 512 // element.width)
-
-    def typed(typingctx: Any, source: Any, count: Any, out: Any) -> Any:
-        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            source, count, out = args
-            e = Emitter(builder)
-
-            def body(index: Value, state: list[Value]) -> list[Value]:
-                largest, smallest = state
-                raw = e.load(lanes, source, builder.mul(index, ir.Constant(_I64, element.width // 8)))
-                size = builder.and_(raw, e.constant(lanes, (1 << (element.width - 1)) - 1))
-                # Less one, zero becomes the largest unsigned number: it is no magnitude to be held exactly.
-                less_one = builder.add(size, e.constant(lanes, -1))
-                return [_larger(e, size, largest), _smaller(e, less_one, smallest)]
-
-            largest, smallest = e.loop(count, lanes.count, [e.constant(lanes, 0), e.constant(lanes, -1)], body)
-            top = e.reduce(largest, lambda p, q: _larger(e, p, q))
-            low = builder.add(e.reduce(smallest, lambda p, q: _smaller(e, p, q)), ir.Constant(element, 1))
-            e.store(builder.zext(top, _I64), out, 0)
-            e.store(builder.zext(low, _I64), out, 1)
-            return context.get_dummy_value()
-
-        return types.void(types.int64, types.int64, types.int64), codegen
-
-    return intrinsic(typed)
-
-
-def _larger(e: Emitter, p: Value, q: Value) -> Value:
-    return e.b.select(e.b.icmp_unsigned(">", p, q), p, q)
-
-
-def _smaller(e: Emitter, p: Value, q: Value) -> Value:
-    return e.b.select(e.b.icmp_unsigned("<", p, q), p, q)
-
-
-range8 = _range_intrinsic(_I8)
-range16 = _range_intrinsic(_I16)
-
-
 def _e4m3(e: Emitter, raw: Value) -> Value:
     """By way of float16, whose exponent is one bit wider: subnormals cost nothing there, as float32 they would."""
     half = ir.VectorType(_I16, _WIDTH)
@@ -117,19 +73,19 @@ def _converter(code: str) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             source, target, count, scale = args
             e = Emitter(builder)
-            factor = [_splat(e, scale)] if code in _FLOATS else []
+            factor = [e.splat(scale, _VF)] if code in _FLOATS else []
 
             def body(index: Value, state: list[Value]) -> list[Value]:
                 raw = e.load(ir.VectorType(element, _WIDTH), source, builder.mul(index, ir.Constant(_I64, itemsize)))
                 whole = _fixed_value(e, code, raw, *factor)
                 e.store_at(whole, target, builder.mul(index, ir.Constant(_I64, 4)))
-                return [] if code in _FLOATS else [_larger(e, _magnitude(e, whole), state[0])]
+                return [] if code in _FLOATS else [e.larger(e.size(whole), state[0])]
 
             if code in _FLOATS:
                 e.loop(count, _WIDTH, [], body)
                 return ir.Constant(_I64, -1)
             (largest,) = e.loop(count, _WIDTH, [e.constant(_V16, 0)], body)
-            return builder.zext(e.reduce(largest, lambda p, q: _larger(e, p, q)), _I64)
+            return builder.zext(e.reduce(largest, e.larger), _I64)
 
         return types.int64(types.int64, types.int64, types.int64, types.float32), codegen
 
@@ -138,10 +94,6 @@ def _converter(code: str) -> Any:
 
 fix_bf16, fix_f16, fix_e4m3, fix_e5m2 = (_converter(code) for code in ("BF16", "F16", "F8_E4M3", "F8_E5M2"))
 fix_i8, fix_u8, fix_i16, fix_u16, fix_bool = (_converter(code) for code in ("I8", "U8", "I16", "U16", "BOOL"))
-
-
-def _magnitude(e: Emitter, v: Value) -> Value:
-    return e.b.select(e.b.icmp_signed("<", v, e.constant(_V16, 0)), e.b.neg(v), v)
 
 
 class _Sums:
@@ -166,11 +118,11 @@ class _Sums:
 
     def add(self, v: Value) -> None:
         e, b = self.e, self.e.b
-        size = _magnitude(e, v)
+        size = e.size(v)
         self.narrow[0] = b.add(self.narrow[0], size)
         if self.signed:
             self.narrow[1] = b.add(self.narrow[1], v)
-        self.largest = [_larger(e, size, each) for each in self.largest]
+        self.largest = [e.larger(size, each) for each in self.largest]
         for part in _unsigned_halves(e, size):
             self.wide[1] = b.add(self.wide[1], b.mul(part, part))
 
@@ -200,28 +152,12 @@ def _signed_halves(e: Emitter, v: Value) -> list[Value]:
 
 
 def _store_lanes(e: Emitter, vectors: list[tuple[Value, bool]], out: Value) -> None:
-    """The sum of the lanes of each int64 vector (signed or not) as two integers, high * 2**32 + low, in turn.
-
-    All vectors are folded at once: two halves of two vectors make one, so eight cost 21 instructions and not 48.
-    """
+    """The sum of the lanes of each int64 vector (signed or not) as two integers, high * 2**32 + low, in turn."""
     half, low = e.constant(_VL, 32), e.constant(_VL, 0xFFFFFFFF)
     parts = []
     for lanes, signed in vectors:
         parts += [e.b.ashr(lanes, half) if signed else e.b.lshr(lanes, half), e.b.and_(lanes, low)]
-    parts += [e.constant(_VL, 0)] * (LANES - len(parts))
-    width = LANES
-    while width > 1:
-        # Each part holds runs of `width` lanes to be added up: its first halves and its second halves are brought
-        # beside those of the next part and added.
-        runs = [range(start, start + width // 2) for start in range(0, 2 * LANES, width)]
-        first = ir.Constant(ir.VectorType(_I32, LANES), [lane for run in runs for lane in run])
-        second = ir.Constant(ir.VectorType(_I32, LANES), [lane + width // 2 for run in runs for lane in run])
-        parts = [
-            e.b.add(e.b.shuffle_vector(p, q, first), e.b.shuffle_vector(p, q, second))
-            for p, q in zip(parts[::2], parts[1::2], strict=True)
-        ]
-        width //= 2
-    e.store(parts[0], out, 0)
+    e.store(e.fold(parts + [e.constant(_VL, 0)] * (LANES - len(parts))), out, 0)
 
 
 def _store_self(e: Emitter, sums: _Sums, out: Value) -> None:
@@ -231,25 +167,21 @@ def _store_self(e: Emitter, sums: _Sums, out: Value) -> None:
 
 
 def _store_largest(e: Emitter, largest: Value, out: Value, slot: int) -> None:
-    e.store(e.b.zext(e.reduce(largest, lambda p, q: _larger(e, p, q)), _I64), out, slot)
+    e.store(e.b.zext(e.reduce(largest, e.larger), _I64), out, slot)
 
 
-def _fixed_block(selfs: int, operands: int, *, shifted: bool = False, code: str | None = None) -> Any:
+def _fixed_block(selfs: int, operands: int, *, shifted: bool = False) -> Any:
     """Code for the self sums of the first `selfs` of the operands, and, where there are two, of the pair sums.
 
-    Operands are int32, to be shifted where `shifted`, or as stored where a dtype's `code` is given, to be scaled.
+    Operands are int32, to be shifted where `shifted`.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         sources, args = args[:operands], args[operands:]
         shifts, args = (args[:operands], args[operands:]) if shifted else ([], args)
-        factors, args = (args[:1], args[1:]) if code else ([], args)
         count, outs = args[0], args[1:]
         e = Emitter(builder)
-        up = [_splat(e, builder.trunc(shift, _I32)) for shift in shifts]
-        factor = [_splat(e, each) for each in factors]
-        element = _V16.element if code is None else _FLOATS[code][0]
-        itemsize = 4 if code is None else DECODERS[code].itemsize
+        up = [e.splat(builder.trunc(shift, _I32), _V16) for shift in shifts]
         sums = [_Sums(e, signed=True) for _ in range(selfs)]
         paired = operands == 2
         difference = _Sums(e, signed=False)
@@ -269,17 +201,8 @@ def _fixed_block(selfs: int, operands: int, *, shifted: bool = False, code: str 
             for part in parts:
                 part.begin_group()
             for step in range(FIXED_GROUP // _WIDTH):
-                if code == "BF16":
-                    # Two neighbours are one int32, which is split without a widening load; order does not matter.
-                    first = builder.add(index, ir.Constant(_I64, step // 2 * 2 * _WIDTH))
-                    byte = builder.mul(first, ir.Constant(_I64, itemsize))
-                    values = [_bfloat16_half(e, e.load(_V16, source, byte), step % 2, *factor) for source in sources]
-                else:
-                    first = builder.add(index, ir.Constant(_I64, step * _WIDTH))
-                    byte = builder.mul(first, ir.Constant(_I64, itemsize))
-                    values = [e.load(ir.VectorType(element, _WIDTH), source, byte) for source in sources]
-                    if code is not None:
-                        values = [_fixed_value(e, code, value, *factor) for value in values]
+                first = builder.add(index, ir.Constant(_I64, step * _WIDTH))
+                values = [e.load_elements(_V16, source, first) for source in sources]
                 if shifted:
                     values = [builder.shl(value, shift) for value, shift in zip(values, up, strict=True)]
                 for part, value in zip(sums, values, strict=False):
@@ -310,21 +233,8 @@ def _fixed_block(selfs: int, operands: int, *, shifted: bool = False, code: str 
             e.store(extra[0], out, 7)
         return context.get_dummy_value()
 
-    scale = [types.float32] if code else []
     results = selfs + (operands == 2)
-    return types.void(*[types.int64] * operands * (1 + shifted), *scale, *[types.int64] * (1 + results)), codegen
-
-
-def _splat(e: Emitter, value: Value) -> Value:
-    none = ir.Constant(ir.VectorType(value.type, _WIDTH), ir.Undefined)
-    one = e.b.insert_element(none, value, ir.Constant(_I32, 0))
-    return e.b.shuffle_vector(one, none, ir.Constant(_V16, [0] * _WIDTH))
-
-
-def _bfloat16_half(e: Emitter, pairs: Value, odd: int, factor: Value) -> Value:
-    """The even or the odd ones of 32 bfloat16 as int32, times `factor`."""
-    bits = e.b.and_(pairs, e.constant(_V16, 0xFFFF0000)) if odd else e.b.shl(pairs, e.constant(_V16, 16))
-    return e.b.fptosi(e.b.fmul(e.b.bitcast(bits, _VF), factor), _V16)
+    return types.void(*[types.int64] * (operands * (1 + shifted) + 1 + results)), codegen
 
 
 def _fixed_value(e: Emitter, code: str, raw: Value, factor: Value | None = None) -> Value:
@@ -351,15 +261,3 @@ def both_fixed(
 ) -> Any:
     """Self sums of X << shift_x and of Y << shift_y and their pair sums in one loop."""
     return _fixed_block(selfs=2, operands=2, shifted=True)
-
-
-def _both_stored(code: str) -> Any:
-    """`both_fixed` on floats as they are stored, given the scale, 1 / unit: no detour through memory."""
-
-    def typed(typingctx: Any, x: Any, y: Any, scale: Any, count: Any, out_x: Any, out_y: Any, out: Any) -> Any:
-        return _fixed_block(selfs=2, operands=2, code=code)
-
-    return intrinsic(typed)
-
-
-both_bf16, both_f16, both_e4m3, both_e5m2 = (_both_stored(code) for code in _FLOATS)

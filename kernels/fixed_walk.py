@@ -12,13 +12,8 @@ from typing import Any
 from numba import njit
 
 from .accumulate import COMPILED, add_compensated, larger, two_sum
-from .bytes8 import both_i8, both_u8
 from .decoders import DECODERS
 from .fixed import (
-    both_bf16,
-    both_e4m3,
-    both_e5m2,
-    both_f16,
     fix_bf16,
     fix_bool,
     fix_e4m3,
@@ -28,11 +23,18 @@ from .fixed import (
     fix_i16,
     fix_u8,
     fix_u16,
-    range8,
-    range16,
 )
-from .layout import FIXED_BITS, FIXED_GROUP, NO_UNIT, TAIL_SLOTS, ZERO_UNIT
+from .layout import (
+    BYTE_BITS,
+    FIXED_BITS,
+    FIXED_GROUP,
+    LIMB_BITS,
+    NO_UNIT,
+    TAIL_SLOTS,
+    ZERO_UNIT,
+)
 from .memory import copy_bytes, power_of_two, zero_bytes
+from .scan import largest, largest_and_smallest
 
 _BF16, _F16, _E4M3, _E5M2 = (DECODERS[code].index for code in ("BF16", "F16", "F8_E4M3", "F8_E5M2"))
 _I8, _U8, _I16, _U16 = (DECODERS[code].index for code in ("I8", "U8", "I16", "U16"))
@@ -61,24 +63,9 @@ def _convert(code: int, source: int, target: int, count: int, scale: float) -> i
 
 
 @njit(**COMPILED)
-def both_stored(code: int, x: int, y: int, unit: int, count: int, out_x: int, out_y: int, out: int) -> int:
-    """`fixed.both_fixed` on two blocks of one dtype as they are stored; 0 if that dtype has no loop for it."""
-    scale = power_of_two(-unit)
-    if code == _BF16:
-        both_bf16(x, y, scale, count, out_x, out_y, out)
-    elif code == _F16:
-        both_f16(x, y, scale, count, out_x, out_y, out)
-    elif code == _E4M3:
-        both_e4m3(x, y, scale, count, out_x, out_y, out)
-    elif code == _E5M2:
-        both_e5m2(x, y, scale, count, out_x, out_y, out)
-    elif code == _I8:
-        both_i8(x, y, count, out_x, out_y, out)
-    elif code == _U8:
-        both_u8(x, y, count, out_x, out_y, out)
-    else:
-        return 0
-    return 1
+def lowest(format_of: Any) -> int:
+    """The exponent of a float format's smallest number above zero."""
+    return 1 - format_of[2] - format_of[1]
 
 
 @njit(**COMPILED)
@@ -88,8 +75,6 @@ def find_unit(
     source: int,
     count: int,
     tail_at: int,
-    found: Any,
-    found_at: int,
     of_block: Any,
     sums: Any,
 ) -> int:
@@ -98,31 +83,47 @@ def find_unit(
     `format_of` holds the operand's rows of `layout.OPERAND_ROWS` from the fifth on: whether it is an integer dtype (2)
     or a float (1), bits of the mantissa (of the magnitude), bias of the exponent, first pattern that is not finite. Of
     floats, the largest magnitude goes to sums[4], where a block's max|x| stands.
+
+    A block so small that all its elements are less than 2**LIMB_BITS (of 8-bit floats BYTE_BITS) times the format's
+    smallest number has that for a unit: its own smallest element is not looked for.
     """
     if format_of[0] == 2:
         of_block[0], of_block[1] = 0, format_of[1]
         return 1
-    mantissa, bias = format_of[1], format_of[2]
     whole = count // FIXED_GROUP * FIXED_GROUP
-    _range(itemsize, source, whole, found_at)
-    largest, smallest = found[0], found[1]
+    rest = 0
     if whole != count:
         copy_tail(itemsize, source, count, tail_at)
-        _range(itemsize, tail_at, FIXED_GROUP, found_at)
-        largest = max(largest, found[0])
-        if smallest == 0 or 0 < found[1] < smallest:
-            smallest = found[1]
-    if largest >= format_of[3]:
+        rest = FIXED_GROUP
+    short, most, least = False, 0, 1
+    if format_of[1] > 2 and format_of[2] < 127:  # the exponents of E5M2 and of BF16 span too much for it
+        bits = BYTE_BITS if itemsize == 1 else LIMB_BITS
+        most = max(largest(itemsize, source, whole), largest(itemsize, tail_at, rest))
+        short = most < (lowest(format_of) + bits + format_of[2]) << format_of[1]
+    if not short:
+        most, least = largest_and_smallest(itemsize, source, whole)
+        most_of_rest, least_of_rest = largest_and_smallest(itemsize, tail_at, rest)
+        most = max(most, most_of_rest)
+        if least == 0 or 0 < least_of_rest < least:
+            least = least_of_rest
+    if most >= format_of[3]:
         return 0
-    if largest == 0:
+    return describe(format_of, most, least, of_block, sums)
+
+
+@njit(**COMPILED)
+def describe(format_of: Any, most: int, least: int, of_block: Any, sums: Any) -> int:
+    """The rest of `find_unit`, given the largest finite magnitude and the smallest above zero, as patterns."""
+    if most == 0:
         of_block[0], of_block[1], sums[4] = ZERO_UNIT, -ZERO_UNIT, 0.0
         return 1
-    stored = largest >> mantissa
+    mantissa, bias = format_of[1], format_of[2]
+    stored = most >> mantissa
     top = max(stored, 1) - bias
-    unit = max(smallest >> mantissa, 1) - bias - mantissa
+    unit = max(least >> mantissa, 1) - bias - mantissa
     if stored:  # the leading bit of a normal number is not stored
-        largest += (1 - stored) << mantissa
-    sums[4] = largest * power_of_two(top - mantissa)
+        most += (1 - stored) << mantissa
+    sums[4] = most * power_of_two(top - mantissa)
     of_block[0], of_block[1] = unit, top
     # The scale must be a normal float32.
     return 1 if top + 1 - unit <= FIXED_BITS and -127 <= unit <= 126 else 0
@@ -152,14 +153,6 @@ def copy_tail(itemsize: int, source: int, count: int, tail_at: int) -> None:
     whole = count // FIXED_GROUP * FIXED_GROUP
     zero_bytes(tail_at, 8 * TAIL_SLOTS)
     copy_bytes(source + whole * itemsize, tail_at, (count - whole) * itemsize)
-
-
-@njit(**COMPILED)
-def _range(itemsize: int, source: int, count: int, out: int) -> None:
-    if itemsize == 1:
-        range8(source, count, out)
-    else:
-        range16(source, count, out)
 
 
 @njit(**COMPILED)

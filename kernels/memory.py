@@ -72,6 +72,7 @@ def _null(element: Any) -> Any:
 
 doubles = _null(types.float64)  # names a dtype to `matrix`
 integers = _null(types.int64)
+octets = _null(types.uint8)
 
 
 @intrinsic

@@ -13,7 +13,6 @@ from numba import types
 from .blocks import both_block, one_block, pair_block, self_block
 from .fixed import both_fixed, pair_fixed, self_fixed
 from .fixed_walk import (
-    both_stored,
     close_pair_fixed,
     close_self_fixed,
     common_unit,
@@ -41,6 +40,7 @@ from .layout import (
     WIDTH,
     WORK_SLOTS,
 )
+from .limb_walk import both_at_once, both_stored, forget_table
 from .memory import doubles, integers, matrix
 
 __all__ = ["FUNCTIONS"]
@@ -94,6 +94,8 @@ def _run(
     kept_at = between_at + 8 * FIXED_OUT
     kept = matrix(doubles(), kept_at, BLOCKS, SELF_OUT)  # of each block of the base: its self sums,
     kept_units = matrix(integers(), kept_at + 8 * BLOCKS * SELF_OUT, BLOCKS, 3)  # unit, top, whether it is held fixed
+    limbs_at = kept_at + 8 * BLOCKS * (SELF_OUT + 3)
+    forget_table(limbs_at)
     for row in range(item_count):
         tensor, start, length, slot = items[row, 0], items[row, 1], items[row, 2], items[row, 3]
         selfs = matrix(doubles(), self_slots_at + 8 * SELF_SLOTS * operands * slot, operands, SELF_SLOTS)
@@ -101,6 +103,7 @@ def _run(
         if layout == STAR:
             # One of the others after the other: memory is read in long runs, and the base's chunk stays in cache.
             for x in range(1, operands):
+                at_once = True  # until a block turns out not to fit
                 for begin in range(0, length, BLOCK):
                     block = begin // BLOCK
                     count = min(BLOCK, length - begin)
@@ -108,48 +111,62 @@ def _run(
                     groups = (count + FIXED_GROUP - 1) // FIXED_GROUP * FIXED_GROUP
                     for n in (0, x):
                         sources[n] = addresses[tensor, n] + (start + begin) * itemsizes[n]
-                        if n == 0 and x > 1:
-                            continue
-                        fixed[n] = 0
-                        if constants[5, n]:
-                            fixed[n] = find_unit(
-                                constants[5:, n],
-                                itemsizes[n],
-                                sources[n],
-                                count,
-                                tail_at,
-                                exact[0],
-                                exact_at,
-                                units[n],
-                                sums[n],
-                            )
-                    known = kept_units[block]
+                    known, common, unit = kept_units[block], NO_UNIT, NO_UNIT
+                    alike = codes[0] == codes[x] and groups == count
+                    if alike and at_once:
+                        unit = both_at_once(
+                            codes[0],
+                            constants[5:, 0],
+                            sources[x],
+                            sources[0],
+                            count,
+                            units[x],
+                            units[0],
+                            sums[x],
+                            sums[0],
+                            limbs_at,
+                            exact,
+                        )
+                        fixed[0] = fixed[x] = 1
+                        at_once = unit != NO_UNIT
+                        common = unit
+                    if unit == NO_UNIT:
+                        for n in (0, x):
+                            if n == 0 and x > 1:
+                                continue
+                            fixed[n] = 0
+                            if constants[5, n]:
+                                fixed[n] = find_unit(
+                                    constants[5:, n], itemsizes[n], sources[n], count, tail_at, units[n], sums[n]
+                                )
+                        if x > 1:
+                            units[0, 0], units[0, 1], fixed[0] = known[0], known[1], known[2]
+                            for at in range(SELF_OUT):
+                                sums[0, at] = kept[block, at]
+                        if fixed[0] and fixed[x]:
+                            common = common_unit(units[x], units[0])
                     if x == 1:
                         known[0], known[1], known[2] = units[0, 0], units[0, 1], fixed[0]
-                    else:
-                        units[0, 0], units[0, 1], fixed[0] = known[0], known[1], known[2]
-                        for at in range(SELF_OUT):
-                            sums[0, at] = kept[block, at]
                     target_x, target_y = fixed_at + x * fixed_bytes, fixed_at
-                    common = NO_UNIT
-                    if fixed[0] and fixed[x]:
-                        common = common_unit(units[x], units[0])
                     if common != NO_UNIT:
-                        done = 0
-                        if codes[0] == codes[x] and groups == count:
-                            done = both_stored(
+                        if alike and unit == NO_UNIT:
+                            unit = both_stored(
                                 codes[0],
+                                constants[5:, 0],
                                 sources[x],
                                 sources[0],
-                                common,
+                                units[x],
+                                units[0],
                                 count,
-                                exact_at + exact_bytes,
+                                limbs_at,
+                                exact,
                                 exact_at,
-                                between_at,
                             )
-                            if done and constants[5, 0] == 2:
+                        if unit != NO_UNIT:
+                            common = unit
+                            if constants[5, 0] == 2:
                                 sums[0, 4], sums[x, 4] = exact[0, 6], exact[1, 6]
-                        if not done:
+                        else:
                             to_fixed(codes[x], itemsizes[x], sources[x], count, units[x, 0], target_x, tail_at, sums[x])
                             to_fixed(codes[0], itemsizes[0], sources[0], count, units[0, 0], target_y, tail_at, sums[0])
                             both_fixed(
@@ -246,8 +263,6 @@ def _run(
                         sources[n],
                         count,
                         tail_at,
-                        exact[0],
-                        exact_at,
                         units[n],
                         sums[n],
                     )
