@@ -20,9 +20,6 @@ PAIR_SQUARE = 32  # operands a side: 64 blocks of float32 are 512 KiB, half of a
 SELF_SLOTS = 7  # Σ|x|, Σx high, low, bound, Σx², max|x|, non-finite elements
 PAIR_SLOTS = 7  # Σ|d|, Σd², Σxy high, low, bound, max|d|, #(x ≠ y)
 
-# Layouts of the pair list: any, and one base (operand 0) against all others in order.
-ANY, STAR = 0, 1
-
 # Fixed point: blocks of narrow dtypes as int32 multiples of a power of two.
 FIXED_BITS = 27  # |X| < 2**27: sums of a lane then fit, see `fixed.py`
 FIXED_GROUP = 8 * WIDTH  # elements between additions to 64-bit lanes; such blocks are padded to a multiple
@@ -38,4 +35,4 @@ OPERAND_ROWS = 9
 # Working memory of a thread, in float64: the end of a tensor padded to a group of 2-byte elements, sums of a block ...
 TAIL_SLOTS = FIXED_GROUP * 2 // 8
 WORK_SLOTS = TAIL_SLOTS + DD_OUT + PAIR_OUT + 3 * FIXED_OUT + BLOCKS * (SELF_OUT + 3)
-WORK_OPERAND = SELF_OUT + 5  # ... and as many for every operand
+WORK_OPERAND = SELF_OUT + 7  # ... and as many for every operand
