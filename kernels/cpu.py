@@ -138,7 +138,7 @@ class Tile:
         self.force = force
         walk, self.wanted = functions(codes, self.pairs, wanted)
         narrow = all(d.wide == "f32" for d in self.decoders)
-        self._working = np.float32 if narrow else np.float64
+        self._working = np.dtype(np.float32 if narrow else np.float64)
         direct = "F32" if narrow else "F64"
         self._run = native.function(walk, self.wanted)
         self._operands = np.array(
@@ -207,7 +207,8 @@ class Tile:
             The bytes that were read.
         """
         operands = len(self.decoders)
-        scratch = np.empty((2, operands, BLOCK), self._working)
+        # Vectors that begin at multiples of their 64 bytes lie in one line of the cache each.
+        scratch = np.empty(2 * operands * BLOCK + 64 // self._working.itemsize, self._working)
         work = np.empty(WORK_SLOTS + operands * WORK_OPERAND)
         items = np.ascontiguousarray(items, np.int64)
         addresses = np.ascontiguousarray(addresses, np.int64)
@@ -215,7 +216,7 @@ class Tile:
         assert not len(slots) or (slots.min() >= 0 and slots.max() < len(self._self_slots)), "items of another part"
         self._run(
             0,
-            scratch.ctypes.data,
+            -(-scratch.ctypes.data // 64) * 64,
             work.ctypes.data,
             len(items),
             items.ctypes.data,

@@ -17,11 +17,11 @@ from .blocks import self_block_of
 from .fixed import self_fixed_of
 from .fixed_walk import close_self_fixed_of, find_unit, shown_unit, to_fixed
 from .float_walk import as_floats, close_self_of
-from .layout import BLOCK, DD_OUT, FIXED_OUT, OPERAND_ROWS, PAIR_OUT, SELF_OUT, TAIL_SLOTS, WORK_SLOTS
+from .layout import BLOCK, DD_OUT, FIXED_OUT, OPERAND_ROWS, PAIR_GROUP, PAIR_OUT, SELF_OUT, TAIL_SLOTS, WORK_SLOTS
 from .memory import doubles, integers, matrix
 from .wanted import Wanted
 
-__all__ = ["Room", "find", "hold_fixed", "hold_floats", "room_of", "take_self_of"]
+__all__ = ["INLINE", "Room", "find", "hold_fixed", "hold_floats", "room_of", "take_self_of"]
 
 INLINE: dict[str, Any] = {**COMPILED, "forceinline": True}
 
@@ -35,7 +35,8 @@ class Room(NamedTuple):
         formats: (4, N), the further rows, as `find_unit` takes them.
         tail_at: where the end of a tensor is padded.
         lanes: (DD_OUT,) of a compensated sum.
-        pair: (PAIR_OUT,) the sums of two blocks in floating point.
+        pair: (PAIR_GROUP, PAIR_OUT) the sums of pairs of blocks in floating point.
+        others: (PAIR_GROUP,) where the second block of each stands.
         exact: (FIXED_OUT,) those of a block or of two in fixed point.
         sums: (N, SELF_OUT) the self sums of each operand's block.
         sources, floats: (N,) where the block is stored, and where it stands as the working type, 0 if it does not yet.
@@ -58,6 +59,8 @@ class Room(NamedTuple):
     lanes_at: int
     pair: Any
     pair_at: int
+    others: Any
+    others_at: int
     exact: Any
     exact_at: int
     sums: Any
@@ -76,7 +79,8 @@ def room_of(scratch_type: Any, scratch_at: int, work_at: int, operands: int, ope
     constants = matrix(integers(), operands_at, OPERAND_ROWS, operands)
     lanes_at = work_at + 8 * TAIL_SLOTS
     pair_at = lanes_at + 8 * DD_OUT
-    exact_at = pair_at + 8 * PAIR_OUT
+    others_at = pair_at + 8 * PAIR_GROUP * PAIR_OUT
+    exact_at = others_at + 8 * PAIR_GROUP
     sums_at = work_at + 8 * WORK_SLOTS
     of_block_at = sums_at + 8 * SELF_OUT * operands
     of_block = matrix(integers(), of_block_at, 3, operands)
@@ -94,8 +98,10 @@ def room_of(scratch_type: Any, scratch_at: int, work_at: int, operands: int, ope
         work_at,
         matrix(doubles(), lanes_at, 1, DD_OUT)[0],
         lanes_at,
-        matrix(doubles(), pair_at, 1, PAIR_OUT)[0],
+        matrix(doubles(), pair_at, PAIR_GROUP, PAIR_OUT),
         pair_at,
+        matrix(integers(), others_at, 1, PAIR_GROUP)[0],
+        others_at,
         matrix(integers(), exact_at, 1, FIXED_OUT)[0],
         exact_at,
         matrix(doubles(), sums_at, operands, SELF_OUT),

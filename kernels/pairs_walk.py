@@ -10,13 +10,15 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from .blocks import pair_block_of
+from numba import njit
+
+from .blocks import pair_blocks_of
 from .fixed import pair_fixed_of
 from .fixed_walk import close_pair_fixed_of, common_unit, derive_dot, shift_to
 from .float_walk import close_pair_of
-from .layout import BLOCK, FIXED_GROUP, NO_UNIT, PAIR_SLOTS, SELF_SLOTS, WIDTH
+from .layout import BLOCK, FIXED_GROUP, NO_UNIT, PAIR_GROUP, PAIR_OUT, PAIR_SLOTS, SELF_SLOTS, WIDTH
 from .memory import doubles, integers, matrix
-from .operands import find, hold_floats, room_of, take_self_of
+from .operands import INLINE, Room, find, hold_floats, room_of, take_self_of
 from .wanted import Wanted
 
 __all__ = ["walk_of"]
@@ -26,7 +28,7 @@ __all__ = ["walk_of"]
 def walk_of(wanted: Wanted) -> Any:
     """The walk that takes the wanted sums, which are `completed`; `native` compiles it."""
     take_self = take_self_of(wanted)
-    pair_block, pair_fixed = pair_block_of(wanted), pair_fixed_of(wanted)
+    pair, group, pair_fixed = pair_blocks_of(wanted, 1), pair_blocks_of(wanted, PAIR_GROUP), pair_fixed_of(wanted)
     close_pair, close_pair_fixed = close_pair_of(wanted), close_pair_fixed_of(wanted)
     dot = bool(wanted & Wanted.DOT)
 
@@ -62,11 +64,10 @@ def walk_of(wanted: Wanted) -> Any:
                 for n in range(operands):
                     find(room, n, addresses[tensor, n] + (start + begin) * room.itemsizes[n], count)
                     take_self(room, n, count, padded, groups, selfs[n])
-                for p in range(pair_count):
+                p = 0
+                while p < pair_count:
                     i, j = pairs[p, 0], pairs[p, 1]
-                    common = NO_UNIT
-                    if room.fixed[i] and room.fixed[j]:
-                        common = common_unit(room.units[i], room.units[j])
+                    common = unit_of(room, i, j)
                     if common != NO_UNIT:
                         shift_i, shift_j = shift_to(room.units[i, 0], common), shift_to(room.units[j, 0], common)
                         held_i, held_j = room.fixed_at + i * BLOCK * 4, room.fixed_at + j * BLOCK * 4
@@ -74,22 +75,47 @@ def walk_of(wanted: Wanted) -> Any:
                         if dot:
                             derive_dot(room.exact, room.squares[i], shift_i, room.squares[j], shift_j)
                         close_pair_fixed(room.exact, common, between[p])
+                        p += 1
+                        continue
+                    # As many pairs of operand i as go through one loop.
+                    many = 0
+                    x = hold_floats(room, i, count)
+                    while True:
+                        room.others[many] = hold_floats(room, j, count)
+                        many += 1
+                        if many == PAIR_GROUP or p + many == pair_count or pairs[p + many, 0] != i:
+                            break
+                        j = pairs[p + many, 1]
+                        if unit_of(room, i, j) != NO_UNIT:
+                            break
+                    if many == PAIR_GROUP:
+                        group(room.scratch, x, room.others_at, padded, room.pair_at)
                     else:
-                        for n in (i, j):
-                            hold_floats(room, n, count)
-                        pair_block(room.scratch, room.floats[i], room.floats[j], padded, room.pair_at)
+                        for n in range(many):
+                            pair(room.scratch, x, room.others_at + 8 * n, padded, room.pair_at + 8 * PAIR_OUT * n)
+                    for n in range(many):
+                        j = pairs[p + n, 1]
                         close_pair(
                             room.scratch,
-                            room.floats[i],
-                            room.floats[j],
+                            x,
+                            room.others[n],
                             padded,
                             room.sums[i],
                             room.sums[j],
-                            room.pair,
+                            room.pair[n],
                             room.lanes,
                             room.lanes_at,
-                            between[p],
+                            between[p + n],
                             force,
                         )
+                    p += many
 
     return walk
+
+
+@njit(**INLINE)
+def unit_of(room: Room, i: int, j: int) -> int:
+    """The unit in which the blocks of both operands can be held in fixed point, or NO_UNIT."""
+    if room.fixed[i] and room.fixed[j]:
+        return common_unit(room.units[i], room.units[j])
+    return NO_UNIT

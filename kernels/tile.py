@@ -34,6 +34,7 @@ from .layout import (
     FIXED_OUT,
     NO_UNIT,
     OPERAND_ROWS,
+    PAIR_GROUP,
     PAIR_OUT,
     PAIR_SLOTS,
     SELF_OUT,
@@ -81,7 +82,7 @@ def _walk_star(
     tail_at, lanes_at, pair_at = work_at, work_at + 8 * TAIL_SLOTS, work_at + 8 * (TAIL_SLOTS + DD_OUT)
     lanes = matrix(doubles(), lanes_at, 1, DD_OUT)[0]
     pair = matrix(doubles(), pair_at, 1, PAIR_OUT)[0]
-    exact_at = pair_at + 8 * PAIR_OUT
+    exact_at = pair_at + 8 * PAIR_GROUP * (PAIR_OUT + 1)
     exact = matrix(integers(), exact_at, 3, FIXED_OUT)
     sums_at = work_at + 8 * WORK_SLOTS
     sums = matrix(doubles(), sums_at, operands, SELF_OUT)
