@@ -73,7 +73,7 @@ def entries(found: AllPairs, tensors: NDArray[np.intp], metrics: Sequence[str] =
             out.elements[x, y] = of_x[..., 0].sum(axis=1)
             for metric, values in _means(of_x, of_y, between, metrics):
                 out.means[metric][x, y] = values
-            pooled = compute(_total(of_x, 4), _total(of_y, 4), _total(between, 3), metrics)
+            pooled = compute(_total(of_x, 4), _total(of_y, 4), _total(between, 3), metrics=metrics)
             for metric in metrics:
                 out.pooled[metric][x, y] = pooled[metric]
     return out
@@ -157,7 +157,7 @@ _REDUCE: dict[str, Callable[..., Any]] = {"max_delta": np.max}
 
 def _means(x: Floats, y: Floats, pair: Floats, metrics: Sequence[str]) -> Iterator[tuple[str, Floats]]:
     """Each metric of C pairs over R tensors; what does not exist is left out, as `Comparison.undefined` says."""
-    values = compute(x, y, pair, metrics)
+    values = compute(x, y, pair, metrics=metrics)
     finite = (x[..., 5] == 0) & (y[..., 5] == 0)
     empty = x[..., 0] == 0
     nothing = dict.fromkeys(_NO_DIRECTION, empty | (x[..., 3] == 0) | (y[..., 3] == 0))

@@ -68,7 +68,7 @@ def needed(metrics: Iterable[str]) -> Wanted:
 
 
 def compute(
-    other_self: np.ndarray, base_self: np.ndarray, pair: np.ndarray, metrics: Sequence[str] = METRICS
+    other_self: np.ndarray, base_self: np.ndarray, pair: np.ndarray, *, metrics: Sequence[str] = METRICS
 ) -> dict[str, np.ndarray]:
     """The metrics of every row.
 

@@ -206,8 +206,8 @@ def pair_blocks_of(wanted: Wanted, others: int) -> Any:
     def pair_blocks(typingctx: Any, scratch: Any, x: Any, ys: Any, count: Any, out: Any) -> Any:
         """Pair sums of the `count` elements at x with those at each address in ys, PAIR_OUT float64 each at out.
 
-        x is loaded and widened once, and sums of several pairs do not wait for each other's additions: 4 at a time
-        take two thirds of the time of one after the other.
+        x is loaded and widened once, and the additions of one pair do not wait for those of another: of float32, 4 at a
+        time take 0.85 of the time of one after the other for all sums, 0.73 for Σd² alone (Zen 4, blocks in cache).
         """
         kind = _working_type(scratch)
 

@@ -111,7 +111,7 @@ def test_a_metric_is_computed_from_what_it_needs(metric):
     pair = np.array([[0, 0, 14, 0, 0], [0.5, 0.25, 13.9, 0.5, 1], [12, 56, -14, 6, 3]])
     wanted = compute(x, x[::-1], pair)[metric]
     some = [np.where(columns, sums, np.nan) for columns, sums in ((taken.self_columns, x), (taken.pair_columns, pair))]
-    found = compute(some[0], some[0][::-1], some[1], [metric])
+    found = compute(some[0], some[0][::-1], some[1], metrics=[metric])
     assert list(found) == [metric]
     np.testing.assert_array_equal(found[metric], wanted)
     assert np.isfinite(wanted).all()
@@ -122,7 +122,7 @@ def test_a_difference_whose_square_is_lost_is_none_of_equal_vectors():
     x = np.array([3.0, 3e-150, 3e-150, 3e-300, 1e-150, 0])
     for largest, equal in ((1e-166, False), (0.0, True)):
         between = np.array([np.nan, 0.0, 3e-300 * (1 - 1e-15), largest, np.nan])
-        assert (compute(x, x, between, ["cosine"])["cosine"] == 1) == equal
+        assert (compute(x, x, between, metrics=["cosine"])["cosine"] == 1) == equal
 
 
 @pytest.mark.parametrize("metric", MATRIX_METRICS)
