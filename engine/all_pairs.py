@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..kernels.decoders import DECODERS
 from ..kernels.sums import PAIR_SUMS, SELF_SUMS
+from ..kernels.wanted import Wanted
 from .checkpoint import TensorRef
 from .execute import Progress, execute
 from .joint import JointLedger, JointTensor, pairs_of
@@ -42,6 +43,7 @@ class AllPairs:
         bytes_read: the bytes of all operands, counted as they were handed to the kernel.
         same_bytes: the bytes of tensors that were recognised as bytes read already.
         seconds: how long that took.
+        wanted: which sums were asked for; all others are NaN, but for maxima in tensors that are computed in float64.
     """
 
     ledger: JointLedger
@@ -51,6 +53,7 @@ class AllPairs:
     bytes_read: int = 0
     same_bytes: int = 0
     seconds: float = 0.0
+    wanted: Wanted = Wanted.ALL
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -129,6 +132,7 @@ def blocks(ledger: JointLedger) -> list[range]:
 def gather(
     ledger: JointLedger,
     *,
+    wanted: Wanted = Wanted.ALL,
     kept: Kept | None = None,
     threads: int | None = None,
     io: str = "auto",
@@ -140,7 +144,8 @@ def gather(
 
     Args:
         ledger: the family, matched.
-        kept: has blocks of an earlier run, and takes those of this one.
+        wanted: the sums that are taken.
+        kept: has blocks of an earlier run, with the same sums, and takes those of this one.
         threads, io, progress, say: as for `execute`.
         device: handed on to `execute`.
     Raises:
@@ -159,14 +164,14 @@ def gather(
         block = kept.load(tensors)
         if block is None:
             here = _continued(progress, done, total)
-            block = _compute(ledger, tensors, places, here, threads=threads, io=io, say=say, **device)
+            block = _compute(ledger, tensors, places, here, wanted=wanted, threads=threads, io=io, say=say, **device)
             kept.save(block)
             read, same, seconds = read + block.bytes_read, same + block.same_bytes, seconds + block.seconds
         selfs[tensors.start : tensors.stop] = block.selfs
         sums[tensors.start : tensors.stop] = block.sums
         homes[tensors.start : tensors.stop] = block.homes
         done += sum(_nbytes(ledger.tensors[k]) for k in tensors)
-    return AllPairs(ledger, selfs, sums, homes, read, same, seconds)
+    return AllPairs(ledger, selfs, sums, homes, read, same, seconds, wanted)
 
 
 def _nbytes(tensor: JointTensor) -> int:

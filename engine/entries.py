@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..kernels.wanted import Wanted
 from .all_pairs import AllPairs
 from .metrics import compute
 
@@ -66,11 +67,13 @@ def entries(found: AllPairs, tensors: NDArray[np.intp], metrics: Sequence[str] =
             of_x, of_y = (found.selfs[rows[None, :], which[:, None]] for which in (x, y))  # (C, R, 6)
             at = None if pair is None else pair[start : start + step]
             between = _to_itself(of_x) if at is None else found.sums[rows[None, :], at[:, None]]
+            if not found.wanted & Wanted.MAX_DIFF:
+                _stand_in_for_maximum(between)
             out.n[x, y] = len(rows)
             out.elements[x, y] = of_x[..., 0].sum(axis=1)
             for metric, values in _means(of_x, of_y, between, metrics):
                 out.means[metric][x, y] = values
-            pooled = compute(_total(of_x, 4), _total(of_y, 4), _total(between, 3))
+            pooled = compute(_total(of_x, 4), _total(of_y, 4), _total(between, 3), metrics=metrics)
             for metric in metrics:
                 out.pooled[metric][x, y] = pooled[metric]
     return out
@@ -140,12 +143,21 @@ def _to_itself(selfs: Floats) -> Floats:
     return out
 
 
+def _stand_in_for_maximum(between: Floats) -> None:
+    """Pair sums without max|d| get Σ|d| or Σd² in its place, of which formulas ask only what holds of both.
+
+    That is whether it is 0, infinite or NaN. Where float64 has not the range for that, max|d| is there.
+    """
+    other = np.where(np.isnan(between[..., 0]), between[..., 1], between[..., 0])
+    between[..., 3] = np.where(np.isnan(between[..., 3]), other, between[..., 3])
+
+
 _REDUCE: dict[str, Callable[..., Any]] = {"max_delta": np.max}
 
 
 def _means(x: Floats, y: Floats, pair: Floats, metrics: Sequence[str]) -> Iterator[tuple[str, Floats]]:
     """Each metric of C pairs over R tensors; what does not exist is left out, as `Comparison.undefined` says."""
-    values = compute(x, y, pair)
+    values = compute(x, y, pair, metrics=metrics)
     finite = (x[..., 5] == 0) & (y[..., 5] == 0)
     empty = x[..., 0] == 0
     nothing = dict.fromkeys(_NO_DIRECTION, empty | (x[..., 3] == 0) | (y[..., 3] == 0))

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..kernels import cpu
 from ..kernels.sums import PAIR_SUMS, SELF_SUMS
+from ..kernels.wanted import Wanted
 from .devices import as_bytes, choose
 from .errors import ReadError
 from .loading import Say, load_kernels
@@ -50,6 +51,7 @@ def execute(
     operands: int,
     pairs: Sequence[tuple[int, int]],
     *,
+    wanted: Wanted = Wanted.ALL,
     threads: int | None = None,
     io: str = "auto",
     device: str = "auto",
@@ -63,6 +65,7 @@ def execute(
         joined: K tensors with N operands each, or the batches that `plan.batches` made of them.
         operands: N (given apart, for K may be 0).
         pairs: P pairs (i, j) of operands, x = operand i, y = operand j.
+        wanted: the sums that are taken, of all pairs; those that are have the same bits whatever others are.
         threads: worker threads; default all processors of this process. The result does not depend on it.
         io: how files are read, see `reading.Files`. The result does not depend on it.
         device: where sums are computed, see `devices`. Each device has its own last digits, right to 1e-12 on all.
@@ -72,7 +75,7 @@ def execute(
         say: told in a sentence when the kernels must be compiled first (that is not timed), or when another device is
             taken than was asked for.
     Returns:
-        `Sums`; rows in the order of `joined`.
+        `Sums`; rows in the order of `joined`, NaN where a sum is not wanted.
     Raises:
         ReadError: a file cannot be read, is too short, or changed while it was read; or memory does not suffice.
         KernelError: the kernels cannot be compiled.
@@ -83,22 +86,22 @@ def execute(
     parts += batches([each for each in joined if isinstance(each, Joined)])
     memory = as_bytes(device_memory)
     chosen = choose(device, parts, len(pairs), threads, say)
-    load_kernels({batch.dtypes for batch in parts}, say)
+    listed = np.array(pairs, np.int64).reshape(-1, 2)
+    load_kernels({batch.dtypes for batch in parts}, listed, wanted, say)
     started = time.perf_counter()
     found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     report = _Throttle(progress, sum(batch.nbytes for batch in parts))
-    listed = np.array(pairs, np.int64).reshape(-1, 2)
     threads = threads or cpu.available_threads()
     copied = 0
     with _as_read_error(), Files(io) as files:
         if chosen:
             from .pipeline import Limits, Pipeline
 
-            line = Pipeline(chosen, listed, threads, Limits(memory), files, report.add)
+            line = Pipeline(chosen, listed, threads, Limits(memory), files, report.add, wanted)
             found += [(part.rows, *sums) for part, sums in line.run(parts)]
             copied = line.bytes_copied
         else:
-            found += [(part.rows, *_on_cpu(part, files, listed, threads, report)) for part in parts]
+            found += [(part.rows, *_on_cpu(part, files, listed, wanted, threads, report)) for part in parts]
         files.check_unchanged()
     selfs, between = _in_order(found, operands, len(pairs))
     return Sums(selfs, between, report.done, time.perf_counter() - started, copied)
@@ -132,9 +135,9 @@ def _as_read_error() -> Iterator[None]:
 
 
 def _on_cpu(
-    batch: Batch, files: Files, pairs: np.ndarray, threads: int, report: _Throttle
+    batch: Batch, files: Files, pairs: np.ndarray, wanted: Wanted, threads: int, report: _Throttle
 ) -> tuple[np.ndarray, np.ndarray]:
-    tile = cpu.Tile(batch.dtypes, batch.elements, pairs)
+    tile = cpu.Tile(batch.dtypes, batch.elements, pairs, wanted=wanted)
     sizes = batch.elements[:, None] * tile.itemsizes
     staging = Staging(files, batch.placed, sizes, tile.itemsizes)
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..kernels.wanted import Wanted
 from .all_pairs import AllPairs
 
 __all__ = ["Identical", "identical"]
@@ -44,7 +45,8 @@ def identical(found: AllPairs) -> list[Identical]:
     """Tensors by the checkpoints that they are equal in, most elements first.
 
     Equal are tensors of one dtype and number of elements without a differing element (NaN differs from everything,
-    -0.0 equals 0.0), and those that are the very same bytes of one file.
+    -0.0 equals 0.0), and those that are the very same bytes of one file. Where differing elements were not counted the
+    differences tell; those of two infinities are NaN, so what holds some is equal to the same bytes alone.
     """
     groups: dict[tuple[tuple[int, ...], bool], list[int]] = {}
     first, second = found.pairs.T
@@ -55,7 +57,8 @@ def identical(found: AllPairs) -> list[Identical]:
         for number, ref in tensor.refs.items():
             kind[number], whole[number] = codes[ref.dtype], ref.elements == tensor.elements
         one, two = first[tensor.pairs], second[tensor.pairs]
-        equal = (found.sums[k, tensor.pairs, 4] == 0) | (found.homes[k, one] == found.homes[k, two])
+        equal = _nothing_differs(found.sums[k, tensor.pairs], found.wanted)
+        equal |= found.homes[k, one] == found.homes[k, two]
         equal &= (kind[one] == kind[two]) & whole[one] & whole[two] & (tensor.elements > 0)
         for members in _classes(one[equal], two[equal], len(found.labels)):
             same_file = bool((found.homes[k, members] == found.homes[k, members[0]]).all())
@@ -66,6 +69,15 @@ def identical(found: AllPairs) -> list[Identical]:
         elements = sum(tensor.elements for tensor in chosen)
         out.append(Identical(together, tuple(tensor.name for tensor in chosen), elements, same_file))
     return sorted(out, key=lambda group: (-group.elements, group.checkpoints))
+
+
+def _nothing_differs(sums: NDArray[np.float64], wanted: Wanted) -> NDArray[np.bool_]:
+    """(Q,) whether all elements are equal, by whichever of the pair sums (Q, 5) there are."""
+    size, squares, _, largest, differing = sums.T
+    if wanted & Wanted.DIFFERING:
+        return np.asarray(differing == 0, np.bool_)
+    # Σd² of tiny differences can be 0 in float64, but there max|d| was taken as well.
+    return np.asarray((size == 0) | (largest == 0) | ((squares == 0) & ~(largest > 0)), np.bool_)
 
 
 def _classes(one: NDArray[np.intp], two: NDArray[np.intp], count: int) -> list[NDArray[np.intp]]:

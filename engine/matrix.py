@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..kernels.wanted import Wanted
 from .all_pairs import AllPairs, gather
 from .checkpoint import Checkpoint
 from .devices import check_device
@@ -21,6 +22,7 @@ from .identical import Identical, identical
 from .joint import JointLedger, join
 from .ledger import require_matches
 from .matching import match
+from .metrics import needed
 from .options import named, names
 from .strict import exact
 from .summary import GROUPINGS, KINDS, UNIONS
@@ -263,7 +265,8 @@ def matrix(
     Args:
         checkpoints: two or more: paths, hub ids or opened checkpoints. One that is named twice is there twice.
         base: the one that task vectors start from; it comes first where it is not among the checkpoints.
-        metrics: which of `ALL_METRICS`, a list or joined by commas; all, `task_cosine` only where there is a base.
+        metrics: which of `ALL_METRICS`, a list or joined by commas; all, `task_cosine` only where there is a base. Sums
+            that none of them needs are not computed.
         out: a folder for the raw sums: a run that was stopped goes on where it was, and `open_matrix` reads it.
         force: throw away what is in `out`.
         rules, map, rules_file, include, exclude, rows: as for `match`.
@@ -273,7 +276,8 @@ def matrix(
     Returns:
         A `Matrix`.
     Raises:
-        OptionError: fewer than two checkpoints, or `task_cosine` without a base.
+        OptionError: fewer than two checkpoints, `task_cosine` without a base, or `out` keeps other sums than `metrics`
+            need.
         NothingMatchedError: no two of them have a tensor in common.
         WeighbridgeError: a checkpoint cannot be opened or read, or `out` is the folder of something else.
     """
@@ -294,14 +298,16 @@ def matrix(
     if not ledger.tensors:
         _nothing_matched(opened, matching)
     store = None
+    wanted = Wanted.ALL if metrics is None else _sums_of(chosen)
     if out is not None:
         from .matrix_store import MatrixStore
 
         store = MatrixStore(out)
         options = _plain_options(matching) | {"device": device.partition(":")[0]}
-        store.begin(ledger, options, force=force)
+        wanted = store.begin(ledger, options, wanted, force=force)
     sums = gather(
         ledger,
+        wanted=wanted,
         kept=store,
         threads=threads,
         io=io,
@@ -325,10 +331,11 @@ def open_matrix(path: str | os.PathLike[str], metrics: str | Iterable[str] | Non
 
     Args:
         path: the folder.
-        metrics: as for `matrix`; `task_cosine` only where it was asked for when the folder was written.
+        metrics: as for `matrix`; all that follow from the sums that are there. `task_cosine` only where it was asked
+            for when the folder was written.
     Raises:
         FormatError: there is none, it is not finished, or it is damaged.
-        OptionError: `task_cosine` is asked for and not there.
+        OptionError: a metric is asked for whose sums, or whose products of task vectors, are not there.
     """
     from .matrix_store import MatrixStore
 
@@ -342,7 +349,17 @@ def open_matrix(path: str | os.PathLike[str], metrics: str | Iterable[str] | Non
     ):
         raise OptionError(f'"{path}" holds no {TASK_COSINE}; run the matrix again with --base and without --metrics.')
     chosen = chosen_metrics(metrics, tasks is not None)
+    if metrics is None:
+        chosen = tuple(metric for metric in chosen if not _sums_of([metric]) & ~sums.wanted)
+    else:
+        store.require(_sums_of(chosen))
     return Matrix(sums, chosen, tasks if TASK_COSINE in chosen else None)
+
+
+def _sums_of(metrics: Iterable[str]) -> Wanted:
+    """The sums that metrics are computed from; cosines of task vectors from squared differences."""
+    metrics = list(metrics)
+    return needed(metrics) | (Wanted.SQ_DIFF if TASK_COSINE in metrics else Wanted(0))
 
 
 def chosen_metrics(metrics: str | Iterable[str] | None, base: bool) -> tuple[str, ...]:

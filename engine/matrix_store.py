@@ -1,11 +1,12 @@
 """The folder of a matrix: what was compared, and the raw sums as Parquet files, one for each block of parameters.
 
-    DIR/matrix.json                        the checkpoints, the tensors that they share, the options, the key
+    DIR/matrix.json                        the checkpoints, the tensors that they share, the options, the sums, the key
     DIR/blocks/<first>-<last>.parquet      the sums of some tensors; `i` = `j` are self sums, `i` < `j` those of a pair
     DIR/tasks.parquet                      the products of task vectors, where there is a base and they were asked for
 
 Each file is whole or not there. A block carries the key of its matrix, so that a run that was stopped goes on where it
-was, and nothing of other checkpoints or options is ever taken for a part of it.
+was, and nothing of other checkpoints, options or sums is ever taken for a part of it. A folder keeps the sums that the
+metrics of its first run need; metrics that need no others are computed from them.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..kernels.sums import PAIR_SUMS, SELF_SUMS
+from ..kernels.wanted import Wanted
 from .all_pairs import AllPairs, Block, Kept, blocks, gather
 from .checkpoint import Checkpoint, TensorRef
 from .errors import FormatError, OptionError, OutputError
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["FORMAT", "MANIFEST", "MatrixStore"]
 
 FORMAT = 1
-METRIC_VERSION = 1
+METRIC_VERSION = 2
 """Raised when a sum changes its meaning or its bits, so that blocks of before are not taken for new ones."""
 
 MANIFEST = "matrix.json"
@@ -52,26 +54,31 @@ class MatrixStore(Kept):
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self.ledger: JointLedger | None = None
+        self.wanted = Wanted.ALL
         self.key = ""
         self.reused = 0
 
     # Writing
 
-    def begin(self, ledger: JointLedger, options: dict[str, Any], *, force: bool = False) -> None:
+    def begin(self, ledger: JointLedger, options: dict[str, Any], wanted: Wanted, *, force: bool = False) -> Wanted:
         """Make the folder that of this family.
 
         Args:
             ledger: the family.
             options: the matching options.
+            wanted: the sums that are needed.
             force: whether what is there is thrown away.
+        Returns:
+            The sums that the folder keeps: those that are needed, and in one that is there all that it has.
         Raises:
-            OptionError: it is the folder of something else.
+            OptionError: it is the folder of something else, or keeps too few sums.
             OutputError: it cannot be written to.
         """
-        self.ledger = ledger
-        described = _described(ledger) | {"options": options, "metric_version": METRIC_VERSION}
-        self.key = hashlib.blake2b(json.dumps(described, sort_keys=True).encode(), digest_size=16).hexdigest()
         there = self._there()
+        self.ledger, self.wanted = ledger, wanted if there is None or force else _kept_sums(there)
+        described = _described(ledger) | {"options": options, "metric_version": METRIC_VERSION}
+        described |= {"sums": self.wanted.names}
+        self.key = hashlib.blake2b(json.dumps(described, sort_keys=True).encode(), digest_size=16).hexdigest()
         if there is not None and (there.get("key") != self.key or force):
             if not force:
                 raise OptionError(
@@ -80,6 +87,7 @@ class MatrixStore(Kept):
                 )
             for path in (*(self.path / "blocks").glob("*.parquet"), self.path / _TASKS):
                 path.unlink(missing_ok=True)
+        self.require(wanted)
         try:
             (self.path / "blocks").mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -88,6 +96,20 @@ class MatrixStore(Kept):
             ) from error
         text = json.dumps({"format": FORMAT, "key": self.key, **described}, indent=None, ensure_ascii=True)
         self._write(self.path / MANIFEST, text.encode())
+        return self.wanted
+
+    def require(self, wanted: Wanted) -> None:
+        """Finds out whether the folder keeps these sums.
+
+        Raises:
+            OptionError: it does not.
+        """
+        if missing := wanted & ~self.wanted:
+            names = ", ".join(name for name in missing.names if name not in Wanted(0).names)
+            raise OptionError(
+                f'"{self.path}" keeps the sums of other metrics, and not {names}; give another folder, or run the '
+                "matrix with --force to compute it anew."
+            )
 
     def save(self, block: Block) -> None:
         """Write a block, whole or not at all.
@@ -96,7 +118,7 @@ class MatrixStore(Kept):
             OutputError: the disk is full, or cannot be written to.
         """
         assert self.ledger is not None
-        table = _block_table(block, self.ledger)
+        table = _block_table(block, self.ledger, self.wanted)
         self._write(self._file(block.tensors), _parquet(table, {"key": self.key}))
 
     def save_tasks(self, tasks: TaskVectors) -> None:
@@ -149,7 +171,7 @@ class MatrixStore(Kept):
         if manifest is None:
             raise FormatError(f'"{self.path}" holds no matrix (no {MANIFEST}); give the folder of its --out.')
         try:
-            self.ledger, self.key = _ledger(manifest), manifest["key"]
+            self.ledger, self.key, self.wanted = _ledger(manifest), manifest["key"], _kept_sums(manifest)
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise FormatError(
                 f'"{self.path / MANIFEST}" is damaged ({error!r}); run the matrix again with --force.'
@@ -161,7 +183,7 @@ class MatrixStore(Kept):
                 f'"{self.path}" holds {len(parts) - len(missing)} of {len(parts)} blocks; run the same command again '
                 "to compute the others."
             )
-        return gather(self.ledger, kept=_Finished(self))
+        return gather(self.ledger, wanted=self.wanted, kept=_Finished(self))
 
     def _file(self, tensors: range) -> Path:
         return self.path / "blocks" / f"{tensors.start:06d}-{tensors.stop - 1:06d}.parquet"
@@ -195,6 +217,12 @@ class _Finished(Kept):
                 f'"{self.store._file(tensors)}" is damaged, or of another matrix; delete it and run the matrix again.'
             )
         return block
+
+
+def _kept_sums(manifest: dict[str, Any]) -> Wanted:
+    """The sums that a folder keeps; one of before there was a choice keeps all."""
+    names = manifest.get("sums")
+    return Wanted.named(list(map(str, names))) if isinstance(names, list) else Wanted.ALL
 
 
 def _described(ledger: JointLedger) -> dict[str, Any]:
@@ -268,8 +296,11 @@ def _ledger(manifest: dict[str, Any]) -> JointLedger:
     return JointLedger(tuple(checkpoints), manifest["base"], tensors, standings, tuple(manifest["notes"]))
 
 
-def _block_table(block: Block, ledger: JointLedger) -> pyarrow.Table:
-    """A row for every checkpoint that has a tensor (i = j) and for every pair that is compared in it (i < j)."""
+def _block_table(block: Block, ledger: JointLedger, wanted: Wanted) -> pyarrow.Table:
+    """A row for every checkpoint that has a tensor (i = j) and for every pair that is compared in it (i < j).
+
+    A column for every sum that is kept; the maximum goes with others in tensors that are computed in float64.
+    """
     import pyarrow as pa
 
     ends = pairs_of(len(ledger.checkpoints))
@@ -290,9 +321,10 @@ def _block_table(block: Block, ledger: JointLedger) -> pyarrow.Table:
     alone = columns["i"] == columns["j"]
     arrays: dict[str, Any] = {"number": columns["number"], "tensor": pa.array(name, pa.string())}
     arrays |= {"i": columns["i"], "j": columns["j"], "home": pa.array(np.concatenate(homes), mask=~alone)}
+    columns_kept = wanted.completed(wide=True).names
     for names, parts, mask in ((SELF_SUMS, selfs, ~alone), (PAIR_SUMS, sums, alone)):
         whole = np.concatenate(parts)
-        arrays |= {title: pa.array(whole[:, at], mask=mask) for at, title in enumerate(names)}
+        arrays |= {title: pa.array(whole[:, at], mask=mask) for at, title in enumerate(names) if title in columns_kept}
     return pa.table(arrays)
 
 
@@ -312,7 +344,9 @@ def _block(table: pyarrow.Table, tensors: range, count: int) -> Block:
 
 
 def _columns(table: pyarrow.Table, names: tuple[str, ...]) -> NDArray[np.float64]:
-    return np.stack([table.column(name).to_numpy() for name in names], axis=1)
+    absent = np.full(table.num_rows, np.nan)
+    there = set(table.column_names)
+    return np.stack([table.column(name).to_numpy() if name in there else absent for name in names], axis=1)
 
 
 def _task_table(tasks: TaskVectors) -> pyarrow.Table:

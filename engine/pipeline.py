@@ -26,6 +26,7 @@ import numpy as np
 
 from ..kernels.layout import SELF_SLOTS
 from ..kernels.portable import WORKSPACE_BYTES
+from ..kernels.wanted import Wanted
 from .devices import PORTABLE, Device, first_sentence
 from .errors import DeviceError
 from .packing import Packed, Packing, packed_bytes
@@ -72,6 +73,7 @@ class Pipeline:
         files: of the run.
         report: called with the bytes that were finished since its last call, from the thread that iterates; less than
             zero where work is done again.
+        wanted: the sums that tiles take.
     Raises:
         DeviceError: a device cannot be used at all.
     """
@@ -84,8 +86,9 @@ class Pipeline:
         limits: Limits,
         files: Files,
         report: Callable[[int], object],
+        wanted: Wanted = Wanted.ALL,
     ) -> None:
-        self.pairs, self.limits, self.files, self.report = pairs, limits, files, report
+        self.pairs, self.limits, self.files, self.report, self.wanted = pairs, limits, files, report, wanted
         self.readers = max(1, min(threads // len(devices), _READERS))
         self.threads = threads
         self.lanes = [Lane(device, self) for device in devices]
@@ -249,7 +252,7 @@ class Lane:
         """One tile: all tasks through the ring."""
         of = self._of
         with self._transport.computing():
-            tile = self.device.kernels.Tile(batch.dtypes, batch.elements, of.pairs, self.device.name)
+            tile = self.device.kernels.Tile(batch.dtypes, batch.elements, of.pairs, self.device.name, wanted=of.wanted)
         sizes = batch.elements[:, None] * tile.itemsizes
         with of.opening:
             packing = Packing(of.files, batch.placed, sizes, tile.itemsizes)

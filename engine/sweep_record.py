@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["METRIC_VERSION", "begin", "finish", "keep", "owner"]
 
-METRIC_VERSION = 1
+METRIC_VERSION = 2
 """Raised when a sum or metric changes its meaning or its bits, so that results of before are not taken for new ones."""
 
 _STATUS = {"done": "done", "reused": "done", "kept": "done", "failed": "failed"}  # an outcome's -> the manifest's

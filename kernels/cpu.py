@@ -18,21 +18,20 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 import numpy as np
 
 from . import native, reference
+from .certainty import doubts
 from .decoders import DECODERS
-from .layout import ANY, BLOCK, PAIR_SLOTS, PAIR_SQUARE, SELF_SLOTS, STAR, WORK_OPERAND, WORK_SLOTS
+from .layout import BLOCK, PAIR_SLOTS, PAIR_SQUARE, SELF_SLOTS, WORK_OPERAND, WORK_SLOTS
 from .processors import available_threads
 from .sums import CHUNK, PAIR_SUMS, SELF_SUMS
+from .wanted import Wanted
 
-__all__ = ["TASK_BYTES", "Tile", "available_threads", "run_tasks", "tile_sums"]
+__all__ = ["TASK_BYTES", "Tile", "available_threads", "functions", "run_tasks", "tile_sums"]
 
 TASK_BYTES = 16 << 20
 """About what one thread takes at a time: long against the cost of handing it over, short against a file."""
 
 SLOT_BYTES = 64 << 20
 """About what the slots of a tile take at a time. One pair needs 168 bytes a chunk; all pairs of 500 operands, 7 MB."""
-
-_CERTIFIED = 5e-13
-_TINY, _HUGE = 1e-290, 1e290  # outside, squares of float64 may have under- or overflowed
 
 # dtype -> what `layout.OPERAND_ROWS` says of its fixed point. The 8-bit formats without a sign, or in which the pattern
 # of the sign alone is NaN, are left to floating point.
@@ -55,6 +54,7 @@ def tile_sums(
     elements: np.ndarray,
     pairs: np.ndarray,
     *,
+    wanted: Wanted = Wanted.ALL,
     threads: int | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -68,17 +68,18 @@ def tile_sums(
         codes: N safetensors dtype names out of `DECODERS`, one per operand, the same for all K tensors.
         elements: (K,) int64, elements of each tensor.
         pairs: (P, 2) int64, rows (i, j) for x = operand i, y = operand j; P may be 0.
+        wanted: the sums that are to be taken; those that are have the same bits whatever others are.
         threads: worker threads; default all processors this process may use. The result does not depend on it.
         progress: called from the calling thread with the bytes that were finished since its last call.
     Returns:
         (K, N, 6) and (K, P, 5) float64 in the order of `sums.SELF_SUMS` and `sums.PAIR_SUMS`, within 1e-12 relative of
-        exact arithmetic. NaN propagates; zero elements give zeros.
+        exact arithmetic. NaN propagates; zero elements give zeros; NaN stands for what is not wanted.
     Raises:
         KeyError: a dtype has no decoder; the engine leaves such tensors out beforehand.
     """
     threads = threads or available_threads()
     addresses = np.ascontiguousarray(addresses, np.int64)
-    work = Tile(codes, elements, pairs)
+    work = Tile(codes, elements, pairs, wanted=wanted)
     for part in work.parts(threads):
         run_tasks(work.tasks(threads, part), lambda task: work.run(task, addresses), threads, progress)
     return work.finish(lambda tensors: addresses[tensors], threads)
@@ -117,20 +118,29 @@ class Tile:
     makes certain of the sums.
 
     Args:
-        codes, elements, pairs: as for `tile_sums`.
+        codes, elements, pairs, wanted: as for `tile_sums`.
         force: take no Σxy from Σx² + Σy² - Σd² in floating point.
     """
 
-    def __init__(self, codes: Sequence[str], elements: np.ndarray, pairs: np.ndarray, *, force: bool = False) -> None:
+    def __init__(
+        self,
+        codes: Sequence[str],
+        elements: np.ndarray,
+        pairs: np.ndarray,
+        *,
+        wanted: Wanted = Wanted.ALL,
+        force: bool = False,
+    ) -> None:
         self.decoders = [DECODERS[code] for code in codes]
         self.elements = np.ascontiguousarray(elements, np.int64)
         self.pairs = np.ascontiguousarray(pairs, np.int64).reshape(-1, 2)
         self.itemsizes = np.array([d.itemsize for d in self.decoders], np.int64)
         self.force = force
+        walk, self.wanted = functions(codes, self.pairs, wanted)
         narrow = all(d.wide == "f32" for d in self.decoders)
-        self._working = np.float32 if narrow else np.float64
+        self._working = np.dtype(np.float32 if narrow else np.float64)
         direct = "F32" if narrow else "F64"
-        self._run = native.function("run_f32" if narrow else "run_f64")
+        self._run = native.function(walk, self.wanted)
         self._operands = np.array(
             [
                 [d.index for d in self.decoders],
@@ -142,7 +152,6 @@ class Tile:
             ],
             np.int64,
         )
-        self._layout = _layout(len(self.decoders), self.pairs)
         # Pairs are run in squares of operands whose blocks stay in the second-level cache together.
         square = self.pairs // PAIR_SQUARE
         self._order = np.lexsort((self.pairs[:, 1], self.pairs[:, 0], square[:, 1], square[:, 0]))
@@ -198,7 +207,8 @@ class Tile:
             The bytes that were read.
         """
         operands = len(self.decoders)
-        scratch = np.empty((2, operands, BLOCK), self._working)
+        # Vectors that begin at multiples of their 64 bytes lie in one line of the cache each.
+        scratch = np.empty(2 * operands * BLOCK + 64 // self._working.itemsize, self._working)
         work = np.empty(WORK_SLOTS + operands * WORK_OPERAND)
         items = np.ascontiguousarray(items, np.int64)
         addresses = np.ascontiguousarray(addresses, np.int64)
@@ -206,7 +216,7 @@ class Tile:
         assert not len(slots) or (slots.min() >= 0 and slots.max() < len(self._self_slots)), "items of another part"
         self._run(
             0,
-            scratch.ctypes.data,
+            -(-scratch.ctypes.data // 64) * 64,
             work.ctypes.data,
             len(items),
             items.ctypes.data,
@@ -216,7 +226,6 @@ class Tile:
             self._operands.ctypes.data,
             len(self.pairs),
             self._ordered.ctypes.data,
-            self._layout,
             self.force,
             *self._slots_at(),
         )
@@ -242,31 +251,32 @@ class Tile:
         resolve: Resolve,
         threads: int,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Sums made certain: what their bounds do not certify to 1e-12 is run again, compensated and then exactly.
+        """Sums made certain: those in doubt, by `certainty`, are taken again; Σxy compensated first, all exactly then.
 
         Args:
             self_sums, pair_sums: (K, N, 6) and (K, P, 5) float64, as some backend took them; changed in place.
             self_bounds, pair_bounds: (K, N) and (K, P), the errors that Σx and Σxy may have.
             resolve, threads: as for `finish`.
         Returns:
-            The sums.
+            The sums; NaN where they are not wanted.
         """
-        self_doubts, pair_doubts = self._doubtful(self_sums, pair_sums, self_bounds, pair_bounds)
+        dot = PAIR_SUMS.index("dot")
+        self_doubts, pair_doubts = self._doubts(self_sums, pair_sums, self_bounds, pair_bounds)
         codes = [d.code for d in self.decoders]
-        again = np.flatnonzero(pair_doubts.any(axis=1))
+        again = np.flatnonzero(pair_doubts[..., dot].any(axis=1))
         if len(again):
             addresses = resolve(again)
-            work = Tile(codes, self.elements[again], self.pairs, force=True)
+            work = Tile(codes, self.elements[again], self.pairs, wanted=self.wanted, force=True)
             for part in work.parts(threads):
                 run_tasks(work.tasks(threads, part), lambda task: work.run(task, addresses), threads)
-            selfs, compensated, *bounds = work._gathered()
-            _, still = work._doubtful(selfs, compensated, *bounds)
+            gathered = work._gathered()
             # Only what is in doubt is replaced: a pair's sums are the same bits whatever shares the tile with it.
-            pair_sums[again] = np.where(pair_doubts[again, :, None], compensated, pair_sums[again])
-            pair_doubts[again] &= still
-        rest = np.flatnonzero(self_doubts.any(axis=1) | pair_doubts.any(axis=1))
+            compensated, still = gathered[1][..., dot], work._doubts(*gathered)[1][..., dot]
+            pair_sums[again, :, dot] = np.where(pair_doubts[again, :, dot], compensated, pair_sums[again, :, dot])
+            pair_doubts[again, :, dot] &= still
+        rest = np.flatnonzero(self_doubts.any(axis=(1, 2)) | pair_doubts.any(axis=(1, 2)))
         for row, addresses in zip(rest, resolve(rest) if len(rest) else (), strict=True):
-            selfs, pairs = np.flatnonzero(self_doubts[row]), np.flatnonzero(pair_doubts[row])
+            selfs, pairs = (np.flatnonzero(found[row].any(axis=1)) for found in (self_doubts, pair_doubts))
             needed = np.union1d(selfs, self.pairs[pairs])
             operands = [
                 reference.bytes_at(int(addresses[n]), int(self.elements[row] * self.itemsizes[n])) for n in needed
@@ -274,9 +284,17 @@ class Tile:
             exact = reference.tile_sums(
                 operands, [codes[n] for n in needed], np.searchsorted(needed, self.pairs[pairs])
             )
-            self_sums[row, selfs] = exact[0][np.searchsorted(needed, selfs)]
-            pair_sums[row, pairs] = exact[1]
+            exact_selfs = exact[0][np.searchsorted(needed, selfs)]
+            self_sums[row, selfs] = np.where(self_doubts[row, selfs], exact_selfs, self_sums[row, selfs])
+            pair_sums[row, pairs] = np.where(pair_doubts[row, pairs], exact[1], pair_sums[row, pairs])
+        self_sums[..., ~self.wanted.self_columns] = np.nan
+        pair_sums[..., ~self.wanted.pair_columns] = np.nan
         return self_sums, pair_sums
+
+    def _doubts(
+        self, self_sums: np.ndarray, pair_sums: np.ndarray, self_bounds: np.ndarray, pair_bounds: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        return doubts(self.decoders, self.pairs, self.wanted, self_sums, pair_sums, self_bounds, pair_bounds)
 
     def _slots_at(self) -> tuple[int, int]:
         """Where the slots of the first chunk of all would lie."""
@@ -310,38 +328,19 @@ class Tile:
             sums, bounds = sums[:, back], bounds[:, back]
         return self._self_sums, sums, self._self_bounds, bounds
 
-    def _doubtful(
-        self, self_sums: np.ndarray, pair_sums: np.ndarray, total_bounds: np.ndarray, dot_bounds: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Operands (K, N) and pairs (K, P) of finite elements with a sum that is not certain to 1e-12."""
-        wide = any(d.wide == "f64" for d in self.decoders)
-        first, second = self.pairs.T
-        with np.errstate(invalid="ignore", over="ignore"):
-            finite = self_sums[..., 5] == 0
-            both = finite[:, first] & finite[:, second]
-            dot, squares = np.abs(pair_sums[..., 2]), pair_sums[..., 1]
-            selfs = finite & ~(total_bounds <= _CERTIFIED * np.abs(self_sums[..., 2]))
-            pairs = both & ~(dot_bounds <= _CERTIFIED * dot)
-            if wide:
-                beyond = np.array([d.bits > 53 for d in self.decoders]) & (
-                    self_sums[..., 4] >= 2.0**53
-                )  # 64-bit integers
-                outside = finite & _outside(self_sums[..., 4], self_sums[..., 3])
-                selfs |= outside | beyond
-                pairs |= both & (_outside(pair_sums[..., 3], squares) | (dot < _TINY) & (dot_bounds > 0))
-                pairs |= both & (outside[:, first] | outside[:, second]) | beyond[:, first] | beyond[:, second]
-        return selfs, pairs
 
+def functions(codes: Sequence[str], pairs: np.ndarray, wanted: Wanted) -> tuple[str, Wanted]:
+    """The walk of such a tile, and the sums that it takes: what `native.function` is asked for.
 
-def _outside(largest: np.ndarray, squares: np.ndarray) -> np.ndarray:
-    """Where squares of elements that are not all zero may have left the range of float64."""
-    return (largest > 0) & ~((squares >= _TINY) & (squares <= _HUGE))
-
-
-def _layout(operands: int, pairs: np.ndarray) -> int:
-    if operands > 1 and np.array_equal(pairs, [(i, 0) for i in range(1, operands)]):
-        return STAR
-    return ANY
+    A tile of a base and others takes all sums, since whoever compares with a base wants them; one without pairs those
+    of operands alone.
+    """
+    narrow = all(DECODERS[code].wide == "f32" for code in codes)
+    star = len(codes) > 1 and np.array_equal(pairs, [(i, 0) for i in range(1, len(codes))])
+    whole = Wanted.ALL if star else wanted.completed(wide=not narrow)
+    if not len(pairs):
+        whole &= Wanted.SQUARES | Wanted.TOTALS
+    return ("star_" if star else "pairs_") + ("f32" if narrow else "f64"), whole
 
 
 def _items(elements: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ lanes. Squares go there at once: 256 of them make Σx² < 2**62, hence Σd² <= 
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from llvmlite import ir
@@ -22,6 +23,7 @@ from numba.core import types
 from .decoders import DECODERS
 from .emitter import Emitter, Value, intrinsic
 from .layout import FIXED_GROUP, LANES
+from .wanted import Wanted
 
 _I8, _I16, _I32, _I64, _F32 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
 _WIDTH = 2 * LANES
@@ -97,10 +99,16 @@ fix_i8, fix_u8, fix_i16, fix_u16, fix_bool = (_converter(code) for code in ("I8"
 
 
 class _Sums:
-    """Running sums of one vector of integers V: Σ|V|, ΣV², ΣV of an operand (signed), max|V| of a difference."""
+    """Running sums of one vector of integers V: Σ|V|, ΣV², ΣV of an operand (signed), max|V| of a difference.
 
-    def __init__(self, e: Emitter, *, signed: bool) -> None:
+    Those that are not wanted stay 0, and cost nothing.
+    """
+
+    def __init__(self, e: Emitter, *, signed: bool, wanted: Wanted = Wanted.ALL) -> None:
         self.e, self.signed = e, signed
+        self.totals = bool(wanted & (Wanted.TOTALS if signed else Wanted.ABS_DIFF))
+        self.squares = bool(wanted & (Wanted.SQUARES if signed else Wanted.SQ_DIFF))
+        self.maximum = bool(wanted & Wanted.MAX_DIFF)
         self.wide = [e.constant(_VL, 0)] * (3 if signed else 2)  # Σ|V|, ΣV², ΣV
         self.largest = [] if signed else [e.constant(_V16, 0)]
 
@@ -119,14 +127,18 @@ class _Sums:
     def add(self, v: Value) -> None:
         e, b = self.e, self.e.b
         size = e.size(v)
-        self.narrow[0] = b.add(self.narrow[0], size)
-        if self.signed:
-            self.narrow[1] = b.add(self.narrow[1], v)
-        self.largest = [e.larger(size, each) for each in self.largest]
-        for part in _unsigned_halves(e, size):
+        if self.totals:
+            self.narrow[0] = b.add(self.narrow[0], size)
+            if self.signed:
+                self.narrow[1] = b.add(self.narrow[1], v)
+        if self.maximum:
+            self.largest = [e.larger(size, each) for each in self.largest]
+        for part in _unsigned_halves(e, size) if self.squares else ():
             self.wide[1] = b.add(self.wide[1], b.mul(part, part))
 
     def end_group(self) -> None:
+        if not self.totals:
+            return
         for part in _unsigned_halves(self.e, self.narrow[0]):
             self.wide[0] = self.e.b.add(self.wide[0], part)
         if self.signed:
@@ -170,10 +182,11 @@ def _store_largest(e: Emitter, largest: Value, out: Value, slot: int) -> None:
     e.store(e.b.zext(e.reduce(largest, e.larger), _I64), out, slot)
 
 
-def _fixed_block(selfs: int, operands: int, *, shifted: bool = False) -> Any:
+def _fixed_block(selfs: int, operands: int, *, shifted: bool = False, wanted: Wanted = Wanted.ALL) -> Any:
     """Code for the self sums of the first `selfs` of the operands, and, where there are two, of the pair sums.
 
-    Operands are int32, to be shifted where `shifted`.
+    Operands are int32, to be shifted where `shifted`. Of pair sums without self sums, 2 ΣXY is left to
+    `fixed_walk.derive_dot`.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -182,10 +195,10 @@ def _fixed_block(selfs: int, operands: int, *, shifted: bool = False) -> Any:
         count, outs = args[0], args[1:]
         e = Emitter(builder)
         up = [e.splat(builder.trunc(shift, _I32), _V16) for shift in shifts]
-        sums = [_Sums(e, signed=True) for _ in range(selfs)]
+        sums = [_Sums(e, signed=True, wanted=wanted) for _ in range(selfs)]
         paired = operands == 2
-        difference = _Sums(e, signed=False)
-        extra = [ir.Constant(_I64, 0), e.constant(_VL, 0)] if paired else []  # #(X ≠ Y), ΣXY where not derived
+        difference = _Sums(e, signed=False, wanted=wanted)
+        extra = [ir.Constant(_I64, 0)] if paired else []  # #(X ≠ Y)
         parts = [*sums, difference] if paired else sums
         widths = [len(part.state) for part in parts]
 
@@ -210,10 +223,8 @@ def _fixed_block(selfs: int, operands: int, *, shifted: bool = False) -> Any:
                 if paired:
                     d = builder.sub(*values)
                     difference.add(d)
-                    extra[0] = builder.add(extra[0], _count_nonzero(e, d))
-                    if selfs < 2:
-                        for x, y in zip(*(_signed_halves(e, value) for value in values), strict=True):
-                            extra[1] = builder.add(extra[1], builder.mul(x, y))
+                    if wanted & Wanted.DIFFERING:
+                        extra[0] = builder.add(extra[0], _count_nonzero(e, d))
             for part in parts:
                 part.end_group()
             return [value for part in parts for value in part.state] + extra
@@ -225,10 +236,10 @@ def _fixed_block(selfs: int, operands: int, *, shifted: bool = False) -> Any:
         if paired:
             out = outs[selfs]
             size, squares = difference.wide
-            twice = builder.shl(extra[1], e.constant(_VL, 1))
+            lanes = [(size, False), (squares, False)]
             if selfs == 2:
-                twice = builder.sub(builder.add(sums[0].wide[1], sums[1].wide[1]), squares)
-            _store_lanes(e, [(size, False), (squares, False), (twice, True)], out)
+                lanes.append((builder.sub(builder.add(sums[0].wide[1], sums[1].wide[1]), squares), True))
+            _store_lanes(e, lanes, out)
             _store_largest(e, difference.largest[0], out, 6)
             e.store(extra[0], out, 7)
         return context.get_dummy_value()
@@ -243,16 +254,31 @@ def _fixed_value(e: Emitter, code: str, raw: Value, factor: Value | None = None)
     return value if factor is None else e.b.fptosi(e.b.fmul(value, factor), _V16)
 
 
-@intrinsic
-def self_fixed(typingctx: Any, x: Any, count: Any, out: Any) -> Any:
-    """Self sums of `count` int32 at x, as 6 int64: Σ|X|, ΣX, ΣX² as (high, low)."""
-    return _fixed_block(selfs=1, operands=1)
+@cache
+def self_fixed_of(wanted: Wanted) -> Any:
+    """The intrinsic of the wanted self sums of a block."""
+
+    @intrinsic
+    def self_fixed(typingctx: Any, x: Any, count: Any, out: Any) -> Any:
+        """Self sums of `count` int32 at x, as 6 int64: Σ|X|, ΣX, ΣX² as (high, low)."""
+        return _fixed_block(selfs=1, operands=1, wanted=wanted)
+
+    return self_fixed
 
 
-@intrinsic
-def pair_fixed(typingctx: Any, x: Any, y: Any, shift_x: Any, shift_y: Any, count: Any, out: Any) -> Any:
-    """Pair sums of X << shift_x and Y << shift_y: Σ|X-Y|, Σ(X-Y)², 2 ΣXY as (high, low), max|X-Y|, #(X ≠ Y)."""
-    return _fixed_block(selfs=0, operands=2, shifted=True)
+@cache
+def pair_fixed_of(wanted: Wanted) -> Any:
+    """The intrinsic of the wanted pair sums of two blocks."""
+
+    @intrinsic
+    def pair_fixed(typingctx: Any, x: Any, y: Any, shift_x: Any, shift_y: Any, count: Any, out: Any) -> Any:
+        """Pair sums of X << shift_x and Y << shift_y: Σ|X-Y|, Σ(X-Y)², 0 as (high, low), max|X-Y|, #(X ≠ Y)."""
+        return _fixed_block(selfs=0, operands=2, shifted=True, wanted=wanted)
+
+    return pair_fixed
+
+
+self_fixed = self_fixed_of(Wanted.ALL)
 
 
 @intrinsic

@@ -7,6 +7,7 @@ for the larger top and the smaller unit.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from numba import njit
@@ -35,6 +36,7 @@ from .layout import (
 )
 from .memory import copy_bytes, power_of_two, zero_bytes
 from .scan import largest, largest_and_smallest
+from .wanted import Wanted
 
 _BF16, _F16, _E4M3, _E5M2 = (DECODERS[code].index for code in ("BF16", "F16", "F8_E4M3", "F8_E5M2"))
 _I8, _U8, _I16, _U16 = (DECODERS[code].index for code in ("I8", "U8", "I16", "U16"))
@@ -177,24 +179,66 @@ def shift_to(unit: int, common: int) -> int:
 
 
 @njit(**COMPILED)
-def close_self_fixed(exact: Any, unit: int, sums: Any, slots: Any) -> None:
-    """Add the integer self sums of one block, and max|x| in sums[4], to its chunk's slots; Σx² goes to sums[3] too."""
-    scale = power_of_two(unit)
-    slots[0] += (exact[0] * _TWO_32 + exact[1]) * scale
-    add_compensated(slots, 1, (exact[2] * _TWO_32 + exact[3]) * scale, 0.0, 0.0)
-    sums[3] = (exact[4] * _TWO_32 + exact[5]) * (scale * scale)
-    slots[4] += sums[3]
-    slots[5] = larger(slots[5], sums[4])
+def derive_dot(exact: Any, of_x: Any, shift_x: int, of_y: Any, shift_y: int) -> None:
+    """2 ΣXY = ΣX² + ΣY² - Σ(X-Y)² of blocks in a common unit, at exact[4] and exact[5] as (high, low).
+
+    of_x and of_y are ΣX² and ΣY² in the blocks' own units, (high, low) with 0 <= low < 2**32. All three sums are
+    integers below 2**65 in the common unit, so this is exact, and costs nothing beside a loop over the products.
+    """
+    high, low = -exact[2], -exact[3]
+    for squares, shift in ((of_x, 2 * shift_x), (of_y, 2 * shift_y)):
+        high += squares[0] << shift
+        if shift < 32:  # even, so 30 at most: the sum of two stays below 2**63
+            low += squares[1] << shift
+        else:
+            high += squares[1] << (shift - 32)
+    exact[4], exact[5] = high + (low >> 32), low & 0xFFFFFFFF
 
 
-@njit(**COMPILED)
-def close_pair_fixed(exact: Any, unit: int, slots: Any) -> None:
-    """Add the integer pair sums of one block to its chunk's slots."""
-    scale = power_of_two(unit)
-    square = scale * scale
-    slots[0] += (exact[0] * _TWO_32 + exact[1]) * scale
-    slots[1] += (exact[2] * _TWO_32 + exact[3]) * square
-    high, low = two_sum(exact[4] * _TWO_32, float(exact[5]))
-    add_compensated(slots, 2, high * (0.5 * square), low * (0.5 * square), 0.0)
-    slots[5] = larger(slots[5], exact[6] * scale)
-    slots[6] += exact[7]
+@cache
+def close_self_fixed_of(wanted: Wanted) -> Any:
+    """`close_self_fixed` of the wanted sums."""
+    totals, squares = bool(wanted & Wanted.TOTALS), bool(wanted & Wanted.SQUARES)
+
+    @njit(**COMPILED)
+    def close_self_fixed(exact: Any, unit: int, sums: Any, slots: Any) -> None:
+        """Add the integer self sums of one block, and max|x| in sums[4], to its slots; Σx² goes to sums[3] too."""
+        scale = power_of_two(unit)
+        if totals:
+            slots[0] += (exact[0] * _TWO_32 + exact[1]) * scale
+            add_compensated(slots, 1, (exact[2] * _TWO_32 + exact[3]) * scale, 0.0, 0.0)
+        if squares:
+            sums[3] = (exact[4] * _TWO_32 + exact[5]) * (scale * scale)
+            slots[4] += sums[3]
+        slots[5] = larger(slots[5], sums[4])
+
+    return close_self_fixed
+
+
+@cache
+def close_pair_fixed_of(wanted: Wanted) -> Any:
+    """`close_pair_fixed` of the wanted sums."""
+    size, squares, dot = (bool(wanted & flag) for flag in (Wanted.ABS_DIFF, Wanted.SQ_DIFF, Wanted.DOT))
+    maximum, differing = bool(wanted & Wanted.MAX_DIFF), bool(wanted & Wanted.DIFFERING)
+
+    @njit(**COMPILED)
+    def close_pair_fixed(exact: Any, unit: int, slots: Any) -> None:
+        """Add the integer pair sums of one block to its chunk's slots."""
+        scale = power_of_two(unit)
+        square = scale * scale
+        if size:
+            slots[0] += (exact[0] * _TWO_32 + exact[1]) * scale
+        if squares:
+            slots[1] += (exact[2] * _TWO_32 + exact[3]) * square
+        if dot:
+            high, low = two_sum(exact[4] * _TWO_32, float(exact[5]))
+            add_compensated(slots, 2, high * (0.5 * square), low * (0.5 * square), 0.0)
+        if maximum:
+            slots[5] = larger(slots[5], exact[6] * scale)
+        if differing:
+            slots[6] += exact[7]
+
+    return close_pair_fixed
+
+
+close_self_fixed, close_pair_fixed = close_self_fixed_of(Wanted.ALL), close_pair_fixed_of(Wanted.ALL)

@@ -13,6 +13,7 @@ How 1e-12 is kept at the speed of memory. With u = 2**-53:
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any
 
 from numba import njit
@@ -22,8 +23,9 @@ from .blocks import count_nonfinite, dot_compensated, dot_pinned, total_compensa
 from .decode import decode
 from .layout import LANES, WIDTH
 from .memory import copy_bytes, exponent_of, power_of_two, zero_bytes
+from .wanted import Wanted
 
-__all__ = ["as_floats", "close_pair", "close_self"]
+__all__ = ["as_floats", "close_pair", "close_pair_of", "close_self", "close_self_of"]
 
 _DERIVED = 133 * UNIT  # error of the derived Σxy, in units of Σx² + Σy² + Σd²
 _TRUSTED = 33.0  # the derived Σxy is taken while Σx² + Σy² + Σd² is at most this multiple of it: 4.9e-13
@@ -44,15 +46,44 @@ def _collect(lanes: Any, slots: Any, at: int) -> None:
     slots[at + 2] += max(_COMPENSATED * size, min(size, _TINIEST))
 
 
+@cache
+def close_self_of(wanted: Wanted) -> Any:
+    """`close_self` of the wanted sums."""
+    totals, squares = bool(wanted & Wanted.TOTALS), bool(wanted & Wanted.SQUARES)
+
+    @njit(**COMPILED)
+    def close_self(
+        scratch: Any,
+        source: int,
+        count: int,
+        bits: int,
+        integer: bool,
+        sums: Any,
+        lanes: Any,
+        lanes_at: int,
+        slots: Any,
+    ) -> None:
+        """Add the self sums of one block to its chunk's slots."""
+        largest = sums[4]
+        if not largest < math.inf:
+            slots[6] += count_nonfinite(scratch, source, count)
+        if totals:
+            _add_totals(scratch, source, count, bits, integer, sums, lanes, lanes_at, slots)
+        if squares:
+            slots[4] += sums[3]
+        slots[5] = larger(slots[5], largest)
+
+    return close_self
+
+
 @njit(**COMPILED)
-def close_self(
+def _add_totals(
     scratch: Any, source: int, count: int, bits: int, integer: bool, sums: Any, lanes: Any, lanes_at: int, slots: Any
 ) -> None:
-    """Add the self sums of one block to its chunk's slots."""
+    """Add Σ|x| and Σx of one block to slots[0:4]."""
     size, total, low, largest, smallest = sums[0], sums[1], sums[2], sums[4], sums[5]
     slots[0] += size
     if not largest < math.inf:
-        slots[6] += count_nonfinite(scratch, source, count)
         slots[1] += total  # inf or NaN by IEEE rules; a compensation would be NaN
     elif scratch.itemsize == 4:
         # All elements are multiples of 2**(e - bits + 1) with 2**e <= smallest < 2**(e + 1).
@@ -63,8 +94,6 @@ def close_self(
             _collect(lanes, slots, 1)
     else:
         add_compensated(slots, 1, total, low, 0.0 if integer and size < 2.0**53 else _COMPENSATED * size)
-    slots[4] += sums[3]
-    slots[5] = larger(slots[5], largest)
 
 
 @njit(**COMPILED)
@@ -82,22 +111,57 @@ def _add_pinned(
     return True
 
 
+@cache
+def close_pair_of(wanted: Wanted) -> Any:
+    """`close_pair` of the wanted sums."""
+    size, squares, dot = (bool(wanted & flag) for flag in (Wanted.ABS_DIFF, Wanted.SQ_DIFF, Wanted.DOT))
+    maximum, differing = bool(wanted & Wanted.MAX_DIFF), bool(wanted & Wanted.DIFFERING)
+
+    @njit(**COMPILED)
+    def close_pair(
+        scratch: Any,
+        x: int,
+        y: int,
+        count: int,
+        of_x: Any,
+        of_y: Any,
+        sums: Any,
+        lanes: Any,
+        lanes_at: int,
+        slots: Any,
+        force: bool,
+    ) -> None:
+        """Add the pair sums of one block, Σxy among them, to its chunk's slots; of_x and of_y are the self sums."""
+        if dot:
+            _add_dot(scratch, x, y, count, of_x, of_y, sums[1], lanes, lanes_at, slots, force)
+        if size:
+            slots[0] += sums[0]
+        if squares:
+            slots[1] += sums[1]
+        if maximum:
+            slots[5] = larger(slots[5], sums[2])
+        if differing:
+            slots[6] += sums[3]
+
+    return close_pair
+
+
 @njit(**COMPILED)
-def close_pair(
+def _add_dot(
     scratch: Any,
     x: int,
     y: int,
     count: int,
     of_x: Any,
     of_y: Any,
-    sums: Any,
+    dd: float,
     lanes: Any,
     lanes_at: int,
     slots: Any,
     force: bool,
 ) -> None:
-    """Add the pair sums of one block, Σxy among them, to its chunk's slots; of_x and of_y are the self sums."""
-    xx, yy, dd = of_x[3], of_y[3], sums[1]
+    """Add Σxy of one block to slots[2:5]: from the sums of squares where that is certain, else from the products."""
+    xx, yy = of_x[3], of_y[3]
     size = xx + yy + dd
     dot = 0.5 * ((xx + yy) - dd)
     if not force and size < _HUGE and size <= _TRUSTED * abs(dot):
@@ -111,10 +175,9 @@ def close_pair(
             _collect(lanes, slots, 2)
         else:
             slots[2] += plain
-    slots[0] += sums[0]
-    slots[1] += dd
-    slots[5] = larger(slots[5], sums[2])
-    slots[6] += sums[3]
+
+
+close_self, close_pair = close_self_of(Wanted.ALL), close_pair_of(Wanted.ALL)
 
 
 @njit(**COMPILED)

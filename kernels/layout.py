@@ -14,14 +14,12 @@ SELF_OUT = 6  # float64 that a block's self sums take: Σ|x|, Σx, its compensat
 PAIR_OUT = 4  # float64 that a block's pair sums take: Σ|d|, Σd², max|d|, #(x ≠ y)
 DD_OUT = 3 * LANES  # float64 of a compensated sum: high parts, low parts, magnitudes, lane by lane
 
+PAIR_GROUP = 4  # pairs of one operand whose sums are taken in one loop: 16 vectors of sums, half of the registers
 PAIR_SQUARE = 32  # operands a side: 64 blocks of float32 are 512 KiB, half of a common second-level cache
 
 # Slots of a chunk: the contract's sums, with Σx and Σxy as high part, low part and error bound.
 SELF_SLOTS = 7  # Σ|x|, Σx high, low, bound, Σx², max|x|, non-finite elements
 PAIR_SLOTS = 7  # Σ|d|, Σd², Σxy high, low, bound, max|d|, #(x ≠ y)
-
-# Layouts of the pair list: any, and one base (operand 0) against all others in order.
-ANY, STAR = 0, 1
 
 # Fixed point: blocks of narrow dtypes as int32 multiples of a power of two.
 FIXED_BITS = 27  # |X| < 2**27: sums of a lane then fit, see `fixed.py`
@@ -41,8 +39,6 @@ OPERAND_ROWS = 9
 
 # Working memory of a thread, in float64: the end of a tensor padded to a group of 2-byte elements, sums of a block ...
 TAIL_SLOTS = FIXED_GROUP * 2 // 8
-WORK_LIMBS = (
-    LIMB_OUT + 1 + 4 * 128 // 8
-)  # sums; a unit, and the table of limbs that it is of, 4 bytes of each magnitude
-WORK_SLOTS = TAIL_SLOTS + DD_OUT + PAIR_OUT + 3 * FIXED_OUT + BLOCKS * (SELF_OUT + 3) + WORK_LIMBS
-WORK_OPERAND = SELF_OUT + 5  # ... and as many for every operand
+WORK_LIMBS = LIMB_OUT + 1 + 4 * 128 // 8  # sums; a unit and the table of limbs that it is of: 4 bytes a magnitude
+WORK_SLOTS = TAIL_SLOTS + DD_OUT + PAIR_GROUP * (PAIR_OUT + 1) + 3 * FIXED_OUT + BLOCKS * (SELF_OUT + 3) + WORK_LIMBS
+WORK_OPERAND = SELF_OUT + 7  # ... and as many for every operand

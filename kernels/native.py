@@ -6,9 +6,10 @@ addresses only, no reference counting and no exceptions, so their optimised LLVM
 which Numba stands, turns it into an object file and later loads that in 0.04 s.
 
 The cache is `$WEIGHBRIDGE_CACHE_DIR`, else `$XDG_CACHE_HOME/weighbridge`, else `~/.cache/weighbridge`. A file's name
-holds a digest of the kernels' source, of llvmlite's version and of the processor's name and features, so that none of
-them can change behind its back. Code is loaded only from a folder that belongs to this user and that no one else may
-write to, and only if its checksum is right; in every other case it is compiled again, in memory if need be.
+holds the sums that the code is for, unless it is for all, and a digest of the kernels' source, of llvmlite's version
+and of the processor's name and features, so that none of them can change behind its back. Code is loaded only from a
+folder that belongs to this user and that no one else may write to, and only if its checksum is right; in every other
+case it is compiled again, in memory if need be.
 """
 
 from __future__ import annotations
@@ -26,32 +27,40 @@ from pathlib import Path
 import llvmlite
 import llvmlite.binding as llvm
 
+from .wanted import Wanted
+
 __all__ = ["cache_folder", "function", "is_cached"]
 
-_NOT_COMPILED = ("__init__.py", "cpu.py", "native.py", "portable.py", "processors.py", "reference.py")
-_ARGUMENTS = {"run_f32": 15, "run_f64": 15, "gather": 12}
+_NOT_COMPILED = ("__init__.py", "certainty.py", "cpu.py", "native.py", "portable.py", "processors.py", "reference.py")
+_ARGUMENTS = {"star_f32": 14, "star_f64": 14, "pairs_f32": 14, "pairs_f64": 14, "gather": 12}
 _SYMBOL = "weighbridge_{}"
 
-_KEPT = 24  # files of the cache: eight versions, or machines that share a home, of three functions each
+_KEPT = 48  # files of the cache: eight versions, or machines that share a home, of six functions each
 
 _lock = threading.Lock()
 _engines: list[llvm.ExecutionEngine] = []  # kept: their memory holds the code
 
 
-@cache
-def function(name: str) -> Callable[..., None]:
+def function(name: str, wanted: Wanted = Wanted.ALL) -> Callable[..., None]:
     """A compiled function, to be called with integers; the interpreter lock is released while it runs.
 
     Args:
         name: one of `tile.FUNCTIONS`.
+        wanted: the sums that a walk over any pairs takes: each set of them is machine code of its own, compiled when it
+            is first asked for. All others take all.
     """
+    return _function(name, wanted)
+
+
+@cache
+def _function(name: str, wanted: Wanted) -> Callable[..., None]:
     with _lock:
-        return _load(name, _object_code(name))
+        return _load(name, _object_code(name, wanted))
 
 
-def is_cached(name: str) -> bool:
+def is_cached(name: str, wanted: Wanted = Wanted.ALL) -> bool:
     """Whether a function's machine code is on disk, so that `function` need not compile it."""
-    return _read(_path(name)) is not None
+    return _read(_path(name, wanted)) is not None
 
 
 def cache_folder() -> Path:
@@ -64,16 +73,17 @@ def cache_folder() -> Path:
         return Path(tempfile.gettempdir()) / f"weighbridge-{os.geteuid()}"
 
 
-def _path(name: str) -> Path:
-    return cache_folder() / "kernels" / f"{name}-{_fingerprint()}.o"
+def _path(name: str, wanted: Wanted) -> Path:
+    variant = "" if wanted == Wanted.ALL else f"-{int(wanted):02x}"
+    return cache_folder() / "kernels" / f"{name}{variant}-{_fingerprint()}.o"
 
 
-def _object_code(name: str) -> bytes:
-    path = _path(name)
+def _object_code(name: str, wanted: Wanted = Wanted.ALL) -> bytes:
+    path = _path(name, wanted)
     kept = _read(path)
     if kept is not None:
         return kept
-    code = _compile(name)
+    code = _compile(name, wanted)
     _write(path, code)
     return code
 
@@ -100,15 +110,15 @@ def _machine() -> llvm.TargetMachine:
     )
 
 
-def _compile(name: str) -> bytes:
+def _compile(name: str, wanted: Wanted = Wanted.ALL) -> bytes:
     """The object file of one function, under the symbol `weighbridge_NAME`. Takes seconds, and imports Numba."""
     from numba import cfunc
 
     from .accumulate import COMPILED
     from .tile import FUNCTIONS
 
-    python, signature = FUNCTIONS[name]
-    compiled = cfunc(signature, **COMPILED)(python)
+    made_for, signature = FUNCTIONS[name]
+    compiled = cfunc(signature, **COMPILED)(made_for(wanted))
     module = llvm.parse_assembly(compiled.inspect_llvm())
     for each in module.functions:
         if not each.is_declaration:

@@ -22,6 +22,7 @@ import numpy as np
 from . import cpu, reference
 from .decoders import Decoder
 from .layout import PAIR_SLOTS, SELF_SLOTS
+from .wanted import Wanted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -46,7 +47,7 @@ class Tile:
     """K tensors with N operands each and P pairs on a torch device: `cpu.Tile`, with the bytes in device memory.
 
     Args:
-        codes, elements, pairs: as for `cpu.tile_sums`.
+        codes, elements, pairs, wanted: as for `cpu.tile_sums`.
         device: a torch device, or its name.
         float64: taken for the interface's sake; this backend computes in float64 always.
         force: as for `cpu.Tile`; every dot product here is compensated, so it makes no difference.
@@ -61,12 +62,13 @@ class Tile:
         pairs: np.ndarray,
         device: torch.device | str,
         *,
+        wanted: Wanted = Wanted.ALL,
         float64: bool | None = None,
         force: bool = False,
     ) -> None:
         import torch
 
-        self._host = cpu.Tile(codes, elements, pairs, force=force)
+        self._host = cpu.Tile(codes, elements, pairs, wanted=wanted, force=force)
         self.decoders, self.itemsizes = self._host.decoders, self._host.itemsizes
         self.elements, self.pairs, self.items = self._host.elements, self._host.pairs, self._host.items
         self.device = torch.device(device)
@@ -132,14 +134,14 @@ class Tile:
             x = _decode(raw, decoder, self._tables.get(decoder.code))
             if inside is not None:  # of what lies behind the end, not every dtype reads a zero as zero
                 x = torch.where(inside, x, 0.0)
-            sums, least = _self_sums(x, decoder)
+            sums, least = _self_sums(x, decoder, self._host.wanted)
             self._self_slots[slots, n] = sums
             values.append(x)
             smallest.append(least)
         for p, (i, j) in enumerate(self.pairs.tolist()):
             of_x, of_y = self.decoders[i], self.decoders[j]
             self._pair_slots[slots, p] = _pair_sums(
-                values[i], values[j], of_x.bits + of_y.bits, smallest[i] * smallest[j]
+                values[i], values[j], of_x.bits + of_y.bits, smallest[i] * smallest[j], self._host.wanted
             )
 
     def _raw(self, starts: np.ndarray, sizes: np.ndarray, row_bytes: int, arena: torch.Tensor | None) -> torch.Tensor:
@@ -233,41 +235,55 @@ def _compensated(high: torch.Tensor, low: torch.Tensor | None) -> tuple[torch.Te
     return total, torch.where(total.isfinite(), rest, 0.0)
 
 
-def _self_sums(x: torch.Tensor, decoder: Decoder) -> tuple[torch.Tensor, torch.Tensor]:
-    """(rows, SELF_SLOTS) of (rows, width) float64, and (rows,) the smallest magnitude above zero, else infinity."""
+def _self_sums(x: torch.Tensor, decoder: Decoder, wanted: Wanted) -> tuple[torch.Tensor, torch.Tensor]:
+    """(rows, SELF_SLOTS) of (rows, width) float64, and (rows,) the smallest magnitude above zero, else infinity.
+
+    What is not wanted is 0.
+    """
     import torch
 
     size = x.abs()
     smallest = torch.where(size > 0, size, torch.inf).amin(dim=1)
-    sum_abs = _halved(size)
-    high, low = _compensated(x, None)
-    # All elements are multiples of q = smallest * 2**(1 - bits). The errors of 16 halvings are at most 16 units of
-    # 2**-53 of Σ|x|: while that is below 2**52 q they are added without loss.
-    exact = sum_abs <= smallest * 2.0 ** (100 - decoder.bits)
-    bound = torch.where(exact | ~sum_abs.isfinite(), 0.0, _COMPENSATED * sum_abs)
+    sum_abs = high = low = bound = squares = torch.zeros_like(smallest)
+    if wanted & Wanted.TOTALS:
+        sum_abs = _halved(size)
+        high, low = _compensated(x, None)
+        # All elements are multiples of q = smallest * 2**(1 - bits). The errors of 16 halvings are at most 16 units of
+        # 2**-53 of Σ|x|: while that is below 2**52 q they are added without loss.
+        exact = sum_abs <= smallest * 2.0 ** (100 - decoder.bits)
+        bound = torch.where(exact | ~sum_abs.isfinite(), 0.0, _COMPENSATED * sum_abs)
+    if wanted & Wanted.SQUARES:
+        squares = _halved(x * x)
     nonfinite = (~x.isfinite()).sum(dim=1).to(torch.float64)
-    return torch.stack([sum_abs, high, low, bound, _halved(x * x), size.amax(dim=1), nonfinite], dim=1), smallest
+    return torch.stack([sum_abs, high, low, bound, squares, size.amax(dim=1), nonfinite], dim=1), smallest
 
 
-def _pair_sums(x: torch.Tensor, y: torch.Tensor, bits: int, smallest: torch.Tensor) -> torch.Tensor:
-    """(rows, PAIR_SLOTS) of two (rows, width) float64 whose products have so many bits.
+def _pair_sums(x: torch.Tensor, y: torch.Tensor, bits: int, smallest: torch.Tensor, wanted: Wanted) -> torch.Tensor:
+    """(rows, PAIR_SLOTS) of two (rows, width) float64 whose products have so many bits; what is not wanted is 0.
 
     smallest: (rows,) the product of the smallest magnitudes above zero.
     """
     import torch
 
-    d = x - y
-    size = d.abs()
-    product = x * y
-    low = None if bits <= 53 else _product_error(x, y, product)
-    dot, rest = _compensated(product, low)
-    terms = _halved(product.abs())
-    bound = _COMPENSATED * terms + terms.clamp(max=_TINIEST)
-    if bits <= 53:  # products are exact, and multiples of smallest * 2**(2 - bits)
-        bound = torch.where(terms <= smallest * 2.0 ** (101 - bits), 0.0, bound)
-    bound = torch.where(terms.isfinite(), bound, 0.0)
-    differing = (x != y).sum(dim=1).to(torch.float64)
-    return torch.stack([_halved(size), _halved(d * d), dot, rest, bound, size.amax(dim=1), differing], dim=1)
+    sum_abs = squares = dot = rest = bound = largest = differing = torch.zeros_like(smallest)
+    if wanted & (Wanted.ABS_DIFF | Wanted.SQ_DIFF | Wanted.MAX_DIFF):
+        d = x - y
+        size = d.abs()
+        sum_abs = _halved(size) if wanted & Wanted.ABS_DIFF else sum_abs
+        squares = _halved(d * d) if wanted & Wanted.SQ_DIFF else squares
+        largest = size.amax(dim=1) if wanted & Wanted.MAX_DIFF else largest
+    if wanted & Wanted.DOT:
+        product = x * y
+        low = None if bits <= 53 else _product_error(x, y, product)
+        dot, rest = _compensated(product, low)
+        terms = _halved(product.abs())
+        bound = _COMPENSATED * terms + terms.clamp(max=_TINIEST)
+        if bits <= 53:  # products are exact, and multiples of smallest * 2**(2 - bits)
+            bound = torch.where(terms <= smallest * 2.0 ** (101 - bits), 0.0, bound)
+        bound = torch.where(terms.isfinite(), bound, 0.0)
+    if wanted & Wanted.DIFFERING:
+        differing = (x != y).sum(dim=1).to(torch.float64)
+    return torch.stack([sum_abs, squares, dot, rest, bound, largest, differing], dim=1)
 
 
 def _product_error(x: torch.Tensor, y: torch.Tensor, product: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,6 @@
-"""The jitted walk over the chunks of a tile: which block of which operands goes through which loop.
+"""The jitted walk over the chunks of a tile that has one base: which block of which operands goes through which loop.
+
+A tile with any other list of pairs is walked by `pairs_walk.py`.
 
 A block is held in fixed point where that can be (`fixed_walk.py`), else in floating point (`float_walk.py`); either way
 its sums are added to the slots of its chunk.
@@ -11,7 +13,7 @@ from typing import Any
 from numba import types
 
 from .blocks import both_block, one_block, pair_block, self_block
-from .fixed import both_fixed, pair_fixed, self_fixed
+from .fixed import both_fixed, self_fixed
 from .fixed_walk import (
     close_pair_fixed,
     close_self_fixed,
@@ -31,22 +33,24 @@ from .layout import (
     FIXED_OUT,
     NO_UNIT,
     OPERAND_ROWS,
+    PAIR_GROUP,
     PAIR_OUT,
     PAIR_SLOTS,
     SELF_OUT,
     SELF_SLOTS,
-    STAR,
     TAIL_SLOTS,
     WIDTH,
     WORK_SLOTS,
 )
 from .limb_walk import both_at_once, both_stored, forget_table
 from .memory import doubles, integers, matrix
+from .pairs_walk import walk_of
+from .wanted import Wanted
 
 __all__ = ["FUNCTIONS"]
 
 
-def _run(
+def _walk_star(
     scratch_type: Any,
     scratch_at: int,
     work_at: int,
@@ -58,12 +62,11 @@ def _run(
     operands_at: int,
     pair_count: int,
     pairs_at: int,
-    layout: int,
     force: int,
     self_slots_at: int,
     pair_slots_at: int,
 ) -> None:
-    """Fill the slots of the work items given as rows (tensor, start, length, slot).
+    """Fill the slots of the work items given as rows (tensor, start, length, slot); the pairs are (1, 0), (2, 0) ...
 
     All arguments but the first are integers, those called `_at` addresses of C-contiguous arrays: scratch (2, N, BLOCK)
     of the working type that `scratch_type` points to, whose second half holds int32 fixed point; work,
@@ -76,11 +79,10 @@ def _run(
     addresses = matrix(integers(), addresses_at, tensors, operands)
     constants = matrix(integers(), operands_at, OPERAND_ROWS, operands)
     codes, itemsizes, direct, bits, whole_numbers = constants[0], constants[1], constants[2], constants[3], constants[4]
-    pairs = matrix(integers(), pairs_at, pair_count, 2)
     tail_at, lanes_at, pair_at = work_at, work_at + 8 * TAIL_SLOTS, work_at + 8 * (TAIL_SLOTS + DD_OUT)
     lanes = matrix(doubles(), lanes_at, 1, DD_OUT)[0]
     pair = matrix(doubles(), pair_at, 1, PAIR_OUT)[0]
-    exact_at = pair_at + 8 * PAIR_OUT
+    exact_at = pair_at + 8 * PAIR_GROUP * (PAIR_OUT + 1)
     exact = matrix(integers(), exact_at, 3, FIXED_OUT)
     sums_at = work_at + 8 * WORK_SLOTS
     sums = matrix(doubles(), sums_at, operands, SELF_OUT)
@@ -100,178 +102,92 @@ def _run(
         tensor, start, length, slot = items[row, 0], items[row, 1], items[row, 2], items[row, 3]
         selfs = matrix(doubles(), self_slots_at + 8 * SELF_SLOTS * operands * slot, operands, SELF_SLOTS)
         between = matrix(doubles(), pair_slots_at + 8 * PAIR_SLOTS * pair_count * slot, pair_count, PAIR_SLOTS)
-        if layout == STAR:
-            # One of the others after the other: memory is read in long runs, and the base's chunk stays in cache.
-            for x in range(1, operands):
-                at_once = True  # until a block turns out not to fit
-                for begin in range(0, length, BLOCK):
-                    block = begin // BLOCK
-                    count = min(BLOCK, length - begin)
-                    padded = (count + WIDTH - 1) // WIDTH * WIDTH
-                    groups = (count + FIXED_GROUP - 1) // FIXED_GROUP * FIXED_GROUP
+        # One of the others after the other: memory is read in long runs, and the base's chunk stays in cache.
+        for x in range(1, operands):
+            at_once = True  # until a block turns out not to fit
+            for begin in range(0, length, BLOCK):
+                block = begin // BLOCK
+                count = min(BLOCK, length - begin)
+                padded = (count + WIDTH - 1) // WIDTH * WIDTH
+                groups = (count + FIXED_GROUP - 1) // FIXED_GROUP * FIXED_GROUP
+                for n in (0, x):
+                    sources[n] = addresses[tensor, n] + (start + begin) * itemsizes[n]
+                known, common, unit = kept_units[block], NO_UNIT, NO_UNIT
+                alike = codes[0] == codes[x] and groups == count
+                if alike and at_once:
+                    unit = both_at_once(
+                        codes[0],
+                        constants[5:, 0],
+                        sources[x],
+                        sources[0],
+                        count,
+                        units[x],
+                        units[0],
+                        sums[x],
+                        sums[0],
+                        limbs_at,
+                        exact,
+                    )
+                    fixed[0] = fixed[x] = 1
+                    at_once = unit != NO_UNIT
+                    common = unit
+                if unit == NO_UNIT:
                     for n in (0, x):
-                        sources[n] = addresses[tensor, n] + (start + begin) * itemsizes[n]
-                    known, common, unit = kept_units[block], NO_UNIT, NO_UNIT
-                    alike = codes[0] == codes[x] and groups == count
-                    if alike and at_once:
-                        unit = both_at_once(
+                        if n == 0 and x > 1:
+                            continue
+                        fixed[n] = 0
+                        if constants[5, n]:
+                            fixed[n] = find_unit(
+                                constants[5:, n], itemsizes[n], sources[n], count, tail_at, units[n], sums[n]
+                            )
+                    if x > 1:
+                        units[0, 0], units[0, 1], fixed[0] = known[0], known[1], known[2]
+                        for at in range(SELF_OUT):
+                            sums[0, at] = kept[block, at]
+                    if fixed[0] and fixed[x]:
+                        common = common_unit(units[x], units[0])
+                if x == 1:
+                    known[0], known[1], known[2] = units[0, 0], units[0, 1], fixed[0]
+                target_x, target_y = fixed_at + x * fixed_bytes, fixed_at
+                if common != NO_UNIT:
+                    if alike and unit == NO_UNIT:
+                        unit = both_stored(
                             codes[0],
                             constants[5:, 0],
                             sources[x],
                             sources[0],
-                            count,
                             units[x],
                             units[0],
-                            sums[x],
-                            sums[0],
+                            count,
                             limbs_at,
                             exact,
+                            exact_at,
                         )
-                        fixed[0] = fixed[x] = 1
-                        at_once = unit != NO_UNIT
+                    if unit != NO_UNIT:
                         common = unit
-                    if unit == NO_UNIT:
-                        for n in (0, x):
-                            if n == 0 and x > 1:
-                                continue
-                            fixed[n] = 0
-                            if constants[5, n]:
-                                fixed[n] = find_unit(
-                                    constants[5:, n], itemsizes[n], sources[n], count, tail_at, units[n], sums[n]
-                                )
-                        if x > 1:
-                            units[0, 0], units[0, 1], fixed[0] = known[0], known[1], known[2]
-                            for at in range(SELF_OUT):
-                                sums[0, at] = kept[block, at]
-                        if fixed[0] and fixed[x]:
-                            common = common_unit(units[x], units[0])
-                    if x == 1:
-                        known[0], known[1], known[2] = units[0, 0], units[0, 1], fixed[0]
-                    target_x, target_y = fixed_at + x * fixed_bytes, fixed_at
-                    if common != NO_UNIT:
-                        if alike and unit == NO_UNIT:
-                            unit = both_stored(
-                                codes[0],
-                                constants[5:, 0],
-                                sources[x],
-                                sources[0],
-                                units[x],
-                                units[0],
-                                count,
-                                limbs_at,
-                                exact,
-                                exact_at,
-                            )
-                        if unit != NO_UNIT:
-                            common = unit
-                            if constants[5, 0] == 2:
-                                sums[0, 4], sums[x, 4] = exact[0, 6], exact[1, 6]
-                        else:
-                            to_fixed(codes[x], itemsizes[x], sources[x], count, units[x, 0], target_x, tail_at, sums[x])
-                            to_fixed(codes[0], itemsizes[0], sources[0], count, units[0, 0], target_y, tail_at, sums[0])
-                            both_fixed(
-                                target_x,
-                                target_y,
-                                shift_to(units[x, 0], common),
-                                shift_to(units[0, 0], common),
-                                groups,
-                                exact_at + exact_bytes,
-                                exact_at,
-                                between_at,
-                            )
-                        close_self_fixed(exact[1], common, sums[x], selfs[x])
-                        close_pair_fixed(exact[2], common, between[x - 1])
-                        if x == 1:
-                            close_self_fixed(exact[0], common, sums[0], selfs[0])
-                            for at in range(SELF_OUT):
-                                kept[block, at] = sums[0, at]
-                        continue
-                    for n in (0, x):
-                        floats[n] = as_floats(
-                            scratch,
-                            codes[n],
-                            itemsizes[n],
-                            direct[n],
-                            sources[n],
-                            count,
-                            scratch_at + n * float_bytes,
-                            tail_at,
-                        )
-                    at_x = sums_at + x * sums_bytes
-                    fused = x == 1 and not fixed[0] and not fixed[x]
-                    if fused:
-                        both_block(scratch, floats[x], floats[0], padded, at_x, sums_at, pair_at)
-                    elif x == 1:
-                        if fixed[0]:
-                            to_fixed(codes[0], itemsizes[0], sources[0], count, units[0, 0], target_y, tail_at, sums[0])
-                            self_fixed(target_y, groups, exact_at)
-                            close_self_fixed(exact[0], shown_unit(units[0, 0]), sums[0], selfs[0])
-                        else:
-                            self_block(scratch, floats[0], padded, sums_at)
-                    if fixed[x]:
+                        if constants[5, 0] == 2:
+                            sums[0, 4], sums[x, 4] = exact[0, 6], exact[1, 6]
+                    else:
                         to_fixed(codes[x], itemsizes[x], sources[x], count, units[x, 0], target_x, tail_at, sums[x])
-                        self_fixed(target_x, groups, exact_at)
-                        close_self_fixed(exact[0], shown_unit(units[x, 0]), sums[x], selfs[x])
-                        pair_block(scratch, floats[x], floats[0], padded, pair_at)
-                    elif not fused:
-                        one_block(scratch, floats[x], floats[0], padded, at_x, pair_at)
-                    close_pair(
-                        scratch,
-                        floats[x],
-                        floats[0],
-                        padded,
-                        sums[x],
-                        sums[0],
-                        pair,
-                        lanes,
-                        lanes_at,
-                        between[x - 1],
-                        force,
-                    )
-                    if not fixed[x]:
-                        close_self(
-                            scratch, floats[x], padded, bits[x], whole_numbers[x], sums[x], lanes, lanes_at, selfs[x]
+                        to_fixed(codes[0], itemsizes[0], sources[0], count, units[0, 0], target_y, tail_at, sums[0])
+                        both_fixed(
+                            target_x,
+                            target_y,
+                            shift_to(units[x, 0], common),
+                            shift_to(units[0, 0], common),
+                            groups,
+                            exact_at + exact_bytes,
+                            exact_at,
+                            between_at,
                         )
+                    close_self_fixed(exact[1], common, sums[x], selfs[x])
+                    close_pair_fixed(exact[2], common, between[x - 1])
                     if x == 1:
-                        if not fixed[0]:
-                            close_self(
-                                scratch,
-                                floats[0],
-                                padded,
-                                bits[0],
-                                whole_numbers[0],
-                                sums[0],
-                                lanes,
-                                lanes_at,
-                                selfs[0],
-                            )
+                        close_self_fixed(exact[0], common, sums[0], selfs[0])
                         for at in range(SELF_OUT):
                             kept[block, at] = sums[0, at]
-            continue
-        for begin in range(0, length, BLOCK):
-            count = min(BLOCK, length - begin)
-            padded = (count + WIDTH - 1) // WIDTH * WIDTH
-            groups = (count + FIXED_GROUP - 1) // FIXED_GROUP * FIXED_GROUP
-            for n in range(operands):
-                sources[n] = addresses[tensor, n] + (start + begin) * itemsizes[n]
-                floats[n] = 0
-                fixed[n] = 0
-                if constants[5, n]:
-                    fixed[n] = find_unit(
-                        constants[5:, n],
-                        itemsizes[n],
-                        sources[n],
-                        count,
-                        tail_at,
-                        units[n],
-                        sums[n],
-                    )
-                if fixed[n]:
-                    target = fixed_at + n * fixed_bytes
-                    to_fixed(codes[n], itemsizes[n], sources[n], count, units[n, 0], target, tail_at, sums[n])
-                    self_fixed(target, groups, exact_at)
-                    close_self_fixed(exact[0], shown_unit(units[n, 0]), sums[n], selfs[n])
-                else:
+                    continue
+                for n in (0, x):
                     floats[n] = as_floats(
                         scratch,
                         codes[n],
@@ -282,52 +198,56 @@ def _run(
                         scratch_at + n * float_bytes,
                         tail_at,
                     )
-                    self_block(scratch, floats[n], padded, sums_at + n * sums_bytes)
-                    close_self(
-                        scratch, floats[n], padded, bits[n], whole_numbers[n], sums[n], lanes, lanes_at, selfs[n]
-                    )
-            for p in range(pair_count):
-                i, j = pairs[p, 0], pairs[p, 1]
-                common = NO_UNIT
-                if fixed[i] and fixed[j]:
-                    common = common_unit(units[i], units[j])
-                if common != NO_UNIT:
-                    pair_fixed(
-                        fixed_at + i * fixed_bytes,
-                        fixed_at + j * fixed_bytes,
-                        shift_to(units[i, 0], common),
-                        shift_to(units[j, 0], common),
-                        groups,
-                        exact_at,
-                    )
-                    close_pair_fixed(exact[0], common, between[p])
-                    continue
-                for n in (i, j):
-                    if floats[n] == 0:
-                        floats[n] = as_floats(
-                            scratch,
-                            codes[n],
-                            itemsizes[n],
-                            direct[n],
-                            sources[n],
-                            count,
-                            scratch_at + n * float_bytes,
-                            tail_at,
-                        )
-                pair_block(scratch, floats[i], floats[j], padded, pair_at)
+                at_x = sums_at + x * sums_bytes
+                fused = x == 1 and not fixed[0] and not fixed[x]
+                if fused:
+                    both_block(scratch, floats[x], floats[0], padded, at_x, sums_at, pair_at)
+                elif x == 1:
+                    if fixed[0]:
+                        to_fixed(codes[0], itemsizes[0], sources[0], count, units[0, 0], target_y, tail_at, sums[0])
+                        self_fixed(target_y, groups, exact_at)
+                        close_self_fixed(exact[0], shown_unit(units[0, 0]), sums[0], selfs[0])
+                    else:
+                        self_block(scratch, floats[0], padded, sums_at)
+                if fixed[x]:
+                    to_fixed(codes[x], itemsizes[x], sources[x], count, units[x, 0], target_x, tail_at, sums[x])
+                    self_fixed(target_x, groups, exact_at)
+                    close_self_fixed(exact[0], shown_unit(units[x, 0]), sums[x], selfs[x])
+                    pair_block(scratch, floats[x], floats[0], padded, pair_at)
+                elif not fused:
+                    one_block(scratch, floats[x], floats[0], padded, at_x, pair_at)
                 close_pair(
                     scratch,
-                    floats[i],
-                    floats[j],
+                    floats[x],
+                    floats[0],
                     padded,
-                    sums[i],
-                    sums[j],
+                    sums[x],
+                    sums[0],
                     pair,
                     lanes,
                     lanes_at,
-                    between[p],
+                    between[x - 1],
                     force,
                 )
+                if not fixed[x]:
+                    close_self(
+                        scratch, floats[x], padded, bits[x], whole_numbers[x], sums[x], lanes, lanes_at, selfs[x]
+                    )
+                if x == 1:
+                    if not fixed[0]:
+                        close_self(
+                            scratch,
+                            floats[0],
+                            padded,
+                            bits[0],
+                            whole_numbers[0],
+                            sums[0],
+                            lanes,
+                            lanes_at,
+                            selfs[0],
+                        )
+                    for at in range(SELF_OUT):
+                        kept[block, at] = sums[0, at]
 
 
 def _signature(working: Any, integers: int) -> Any:
@@ -335,9 +255,16 @@ def _signature(working: Any, integers: int) -> Any:
     return types.void(*pointer, *[types.int64] * integers)
 
 
-# What `native` compiles: name -> (Python function, signature).
+def _star(wanted: Wanted) -> Any:
+    assert wanted == Wanted.ALL
+    return _walk_star
+
+
+# What `native` compiles: name -> (the Python function for the sums that are wanted, its signature).
 FUNCTIONS: dict[str, tuple[Any, Any]] = {
-    "run_f32": (_run, _signature(types.float32, 14)),
-    "run_f64": (_run, _signature(types.float64, 14)),
-    "gather": (gather, _signature(None, 12)),
+    "star_f32": (_star, _signature(types.float32, 13)),
+    "star_f64": (_star, _signature(types.float64, 13)),
+    "pairs_f32": (walk_of, _signature(types.float32, 13)),
+    "pairs_f64": (walk_of, _signature(types.float64, 13)),
+    "gather": (lambda wanted: gather, _signature(None, 12)),
 }

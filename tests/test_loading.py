@@ -11,6 +11,7 @@ from weighbridge.cli import main
 from weighbridge.engine import loading
 from weighbridge.engine.errors import KernelError
 from weighbridge.kernels import native
+from weighbridge.kernels.wanted import Wanted
 
 
 @pytest.fixture
@@ -29,9 +30,9 @@ def loaded(monkeypatch):
     asked = []
     function = native.function
 
-    def recorded(name):
-        asked.append(name)
-        return function(name)
+    def recorded(name, wanted=Wanted.ALL):
+        asked.append((name, wanted))
+        return function(name, wanted)
 
     monkeypatch.setattr(loading, "_loaded", set())
     monkeypatch.setattr(native, "function", recorded)
@@ -41,15 +42,23 @@ def loaded(monkeypatch):
 def test_all_that_tiles_call_is_loaded_before(files, loaded):
     """`loading` knows which functions tiles call: none is asked for later that was not loaded before the first."""
     weighbridge.compare(*files)
-    assert loaded[:3] == ["gather", "run_f32", "run_f64"] and set(loaded[3:]) == set(loaded[:3])
+    assert [name for name, _ in loaded[:3]] == ["gather", "star_f32", "star_f64"]
+    assert set(loaded[3:]) == set(loaded[:3])
     loaded.clear()
-    weighbridge.inspect(files[0], stats=True)
-    assert "run_f32" in loaded and loaded.count("run_f64") == 1  # by its tile; loading has it already
+    for _ in range(2):
+        weighbridge.inspect(files[0], stats=True)
+    statistics = [("pairs_f32", Wanted.SQUARES | Wanted.TOTALS), ("pairs_f64", Wanted.SQUARES | Wanted.TOTALS)]
+    assert loaded[:2] == statistics and set(loaded) == {*statistics, ("gather", Wanted.ALL)}
+    assert loaded.count(statistics[0]) == 3  # for both, and by the tile of each
+    loaded.clear()
+    weighbridge.matrix(files, metrics="delta")
+    assert set(loaded[:2]) == {("pairs_f32", Wanted.ABS_DIFF), ("pairs_f64", Wanted.ABS_DIFF | Wanted.MAX_DIFF)}
+    assert set(loaded[2:]) == {*loaded[:2], ("gather", Wanted.ALL)}
 
 
 def test_the_compiler_is_announced_once(files, loaded, monkeypatch):
     said = []
-    monkeypatch.setattr(native, "is_cached", lambda name: name != "run_f64")
+    monkeypatch.setattr(native, "is_cached", lambda name, _: name != "star_f64")
     weighbridge.compare(*files, include="a.*", say=said.append)
     assert said == []
     for _ in range(2):
@@ -60,9 +69,9 @@ def test_the_compiler_is_announced_once(files, loaded, monkeypatch):
 def test_compiling_is_not_timed(files, loaded, monkeypatch):
     now = [0.0]
 
-    def function(name, slow=native.function):
-        now[0] += 100 if name not in loading._loaded else 0
-        return slow(name)
+    def function(name, wanted=Wanted.ALL, slow=native.function):
+        now[0] += 100 if (name, wanted) not in loading._loaded else 0
+        return slow(name, wanted)
 
     monkeypatch.setattr(native, "function", function)
     monkeypatch.setattr("weighbridge.engine.execute.time.perf_counter", lambda: now[0])
@@ -78,7 +87,7 @@ def test_what_is_on_disk_is_cached(tmp_path, monkeypatch):
 
 
 def test_a_compiler_that_fails_is_a_sentence(files, loaded, monkeypatch, capsys):
-    def broken(name):
+    def broken(name, wanted):
         raise TypeError("Failed in nopython mode\n\n  File tile.py, line 1")
 
     monkeypatch.setattr(native, "function", broken)

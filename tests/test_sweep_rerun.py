@@ -93,8 +93,8 @@ def test_a_rules_file_counts_by_what_it_says(folder):
 def test_another_metric_version_is_computed_anew(folder, monkeypatch):
     run(folder)
     for module in ("sweep_plan", "sweep_record"):
-        monkeypatch.setattr(f"weighbridge.engine.{module}.METRIC_VERSION", 2)
-    with pytest.raises(OptionError, match="holds a sweep by metric version 1 and this is 2"):
+        monkeypatch.setattr(f"weighbridge.engine.{module}.METRIC_VERSION", 3)
+    with pytest.raises(OptionError, match="holds a sweep by metric version 2 and this is 3"):
         run(folder)
     assert set(run(folder, force=True).values()) == {"done"}
 

@@ -69,7 +69,7 @@ def lineage(
     from ..all_pairs import gather
     from ..joint import join
     from .descent import descend
-    from .gathering import family_of
+    from .gathering import WANTED, family_of
 
     ledger = join(
         list(different.values()),
@@ -82,7 +82,14 @@ def lineage(
         rows=rows,
     )
     found = gather(
-        ledger, threads=threads, io=io, device=device, device_memory=device_memory, progress=progress, say=say
+        ledger,
+        wanted=WANTED,
+        threads=threads,
+        io=io,
+        device=device,
+        device_memory=device_memory,
+        progress=progress,
+        say=say,
     )
     tree = descend(family_of(found), None if base is None else 0)
     if len(different) > 1:

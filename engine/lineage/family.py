@@ -29,7 +29,7 @@ class Family:
         labels: N names, as the user knows the checkpoints.
         selfs: (K, N, 6) float64 in the order of `kernels.sums.SELF_SUMS`; anything where a tensor is missing.
         pairs: (K, P, 5) float64 in the order of `kernels.sums.PAIR_SUMS`, pairs as `numpy.triu_indices(N, 1)` has them;
-            anything where a pair is not compared.
+            anything where a pair is not compared. Only what `gathering.WANTED` names is looked at.
         compared: (K, P) bool, which pair is compared in which tensor.
         dtypes: (K, N) safetensors names of dtypes, "" where a tensor is missing.
         whole: (N,) elements of all tensors of each checkpoint.

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from ...kernels.wanted import Wanted
 from ..all_pairs import AllPairs
 from .family import Family
 
-__all__ = ["family_of"]
+__all__ = ["WANTED", "family_of"]
+
+WANTED = Wanted.SQ_DIFF | Wanted.DOT | Wanted.DIFFERING | Wanted.SQUARES | Wanted.TOTALS
+"""The sums that a tree is estimated from."""
 
 
 def family_of(found: AllPairs) -> Family:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import cpu
+from ..wanted import Wanted
 from .cells import Launch, launches
 from .constants import SLOTS, STRIP, STRIPS, SUMS, THREADS
 
@@ -45,7 +46,7 @@ class Tile:
     """K tensors with N operands each and P pairs on a GPU: `cpu.Tile`, with the bytes in device memory.
 
     Args:
-        codes, elements, pairs: as for `cpu.tile_sums`.
+        codes, elements, pairs, wanted: as for `cpu.tile_sums`.
         device: a CUDA device, or its name (under Triton's interpreter: the CPU).
         float64: taken for the interface's sake: sums are float64 always. Consumer cards have 1/64 of float32's rate
             for it, so there the kernels are right and slow.
@@ -61,12 +62,13 @@ class Tile:
         pairs: np.ndarray,
         device: torch.device | str,
         *,
+        wanted: Wanted = Wanted.ALL,
         float64: bool | None = None,
         force: bool = False,
     ) -> None:
         import torch
 
-        self._host = cpu.Tile(codes, elements, pairs, force=force)
+        self._host = cpu.Tile(codes, elements, pairs, wanted=wanted, force=force)
         self.decoders, self.itemsizes = self._host.decoders, self._host.itemsizes
         self.elements, self.pairs, self.items = self._host.elements, self._host.pairs, self._host.items
         self.device = torch.device(device)

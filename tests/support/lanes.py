@@ -11,6 +11,7 @@ from weighbridge.engine.plan import Joined, batches
 from weighbridge.engine.reading import Files
 from weighbridge.kernels import cpu
 from weighbridge.kernels.sums import PAIR_SUMS, SELF_SUMS
+from weighbridge.kernels.wanted import Wanted
 
 from .kernel_cases import nearby, random_tensor
 from .raw_files import write
@@ -24,9 +25,9 @@ CPU = Device("cpu", PORTABLE)
 class ArenaTile(cpu.Tile):
     """The CPU's tile with the interface of a device's; what it has used of the arena it spoils."""
 
-    def __init__(self, codes, elements, pairs, device, *, float64=None, force=False):
+    def __init__(self, codes, elements, pairs, device, *, wanted=Wanted.ALL, float64=None, force=False):
         assert isinstance(device, str)
-        super().__init__(codes, elements, pairs, force=force)
+        super().__init__(codes, elements, pairs, wanted=wanted, force=force)
         self._part = self.parts(1, slot_bytes=1 << 40)  # one for all items: a device's tile has no parts
         next(self._part, None)
 
