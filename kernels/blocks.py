@@ -9,13 +9,14 @@ independent lanes of at most BLOCK / LANES = 256 terms, which are then added as 
 
 Sums of a block (x, y: the elements as float64; d = x - y rounded once to float64):
 
-    self sums    Σ|x|, Σx, compensation of Σx, Σx², max|x|, the smallest |x| > 0 (float32 only)
+    self sums    Σ|x|, Σx, compensation of Σx, Σx², max|x|, the smallest |x| (float32 only)
     pair sums    Σ|d|, Σd², max|d|, #(x ≠ y)
 
 Σxy is not among them: `float_walk.py` takes it from Σx² + Σy² - Σd² where that is certain to 5e-13, and
 calls `dot_pinned` or `dot_compensated` where it is not, which costs a second look at a block that is still in the
-first-level cache. The pace is set by the floating-point pipes (one 512-bit addition or multiplication a cycle was
-measured on Zen 4, two integer ones beside it), so whatever can be had from integer instructions is.
+first-level cache. The pace is set by the floating-point pipes: Zen 4 begins one 512-bit addition and one multiplication
+a cycle (measured), and a fused multiply-add is one of the latter. So some additions are multiplications by 1, which
+takes an eighth of the time off float32 and a fifth off float64, and whatever can be had from integer instructions is.
 
 NaN propagates: sums carry it, and maxima are taken over the bits of magnitudes, where NaN sorts above infinity.
 
@@ -55,29 +56,24 @@ class _Float32:
     @staticmethod
     def self_step(e: Emitter, raw: Value, parts: list[Value], state: list[Value], wanted: Wanted) -> list[Value]:
         total_abs, total, squares, largest, smallest = state
-        one = e.constant(VD, 1.0)
         for v in parts:
             if wanted & Wanted.TOTALS:
-                total_abs = e.b.fadd(total_abs, e.magnitude(v))
-                total = e.fma(v, one, total)
+                total_abs = e.add_by_multiplier(total_abs, e.magnitude(v))
+                total = e.add_by_multiplier(total, v)
             if wanted & Wanted.SQUARES:
                 squares = e.fma(v, v, squares)
         bits = e.b.and_(e.b.bitcast(raw, VI16), e.constant(VI16, 0x7FFFFFFF))
-        # Magnitudes order as their bits do, and NaN sorts above infinity. Less one, zero becomes the largest unsigned
-        # number, so the unsigned minimum is that of the non-zero magnitudes.
-        largest = e.b.select(e.b.icmp_unsigned(">", bits, largest), bits, largest)
+        # Magnitudes order as their bits do, and NaN sorts above infinity.
+        largest = e.larger(bits, largest)
         if wanted & Wanted.TOTALS:  # what Σx is certain by
-            less_one = e.b.add(bits, e.constant(VI16, -1))
-            smallest = e.b.select(e.b.icmp_unsigned("<", less_one, smallest), less_one, smallest)
+            smallest = e.smaller(bits, smallest)
         return [total_abs, total, squares, largest, smallest]
 
     @staticmethod
     def self_store(e: Emitter, state: list[Value], out: Value) -> None:
         total_abs, total, squares, largest, smallest = state
         b = e.b
-        top = e.reduce(largest, lambda p, q: b.select(b.icmp_unsigned(">", p, q), p, q))
-        low = e.reduce(smallest, lambda p, q: b.select(b.icmp_unsigned("<", p, q), p, q))
-        low = b.add(low, ir.Constant(I32, 1))
+        top, low = e.reduce(largest, e.larger), e.reduce(smallest, e.smaller)
         for slot, value in enumerate(
             (
                 e.add_lanes(total_abs),
@@ -112,9 +108,9 @@ class _Float64:
         (v,) = parts
         size = e.magnitude(v)
         if wanted & Wanted.TOTALS:
-            total_abs = e.b.fadd(total_abs, size)
+            total_abs = e.add_by_multiplier(total_abs, size)
             total, error = e.two_sum(total, v)
-            low = e.b.fadd(low, error)
+            low = e.add_by_multiplier(low, error)
         if wanted & Wanted.SQUARES:
             squares = e.fma(v, v, squares)
         largest = e.maximum(size, largest)
@@ -135,8 +131,8 @@ class _Float64:
             e.store(value, out, slot)
 
 
-def _pair_start(e: Emitter, kind: Any) -> list[Value]:
-    return [e.constant(VD, 0.0), e.constant(VD, 0.0), e.constant(VL, 0), e.constant(kind.integers, 0)]
+def _pair_start(e: Emitter) -> list[Value]:
+    return [e.constant(VD, 0.0), e.constant(VD, 0.0), e.constant(VL, 0), ir.Constant(I64, 0)]
 
 
 def _pair_step(
@@ -158,13 +154,13 @@ def _pair_step(
             largest = e.maximum(size, largest)
     if wanted & Wanted.DIFFERING:
         unequal = e.b.fcmp_unordered("!=", *raw)
-        differing = e.b.add(differing, e.b.zext(unequal, differing.type))
+        differing = e.b.add(differing, e.count_true(unequal))
     return [total_abs, squares, largest, differing]
 
 
 def _pair_store(e: Emitter, state: list[Value], out: Value) -> None:
     total_abs, squares, largest, differing = state
-    count = e.b.uitofp(e.reduce(differing, e.b.add), F64)
+    count = e.b.uitofp(differing, F64)
     for slot, value in enumerate((e.add_lanes(total_abs), e.add_lanes(squares), e.largest_lane(largest), count)):
         e.store(value, out, slot)
 
@@ -184,7 +180,7 @@ def self_block_of(wanted: Wanted) -> Any:
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             _, x, count, out = args
-            e = Emitter(builder)
+            e = Emitter(builder, x)
 
             def body(index: Value, state: list[Value]) -> list[Value]:
                 raw, parts = kind.load(e, x, index)
@@ -214,7 +210,7 @@ def pair_blocks_of(wanted: Wanted, others: int) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             _, x, ys, count, out = args
             e = Emitter(builder)
-            width = len(_pair_start(e, kind))
+            width = len(_pair_start(e))
             at = [e.load(I64, ys, ir.Constant(I64, 8 * n)) for n in range(others)]
 
             def body(index: Value, state: list[Value]) -> list[Value]:
@@ -226,7 +222,7 @@ def pair_blocks_of(wanted: Wanted, others: int) -> Any:
                     following += _pair_step(e, (raw_x, raw_y), (parts_x, parts_y), sums, wanted)
                 return following
 
-            state = e.loop(count, kind.step, _pair_start(e, kind) * others, body)
+            state = e.loop(count, kind.step, _pair_start(e) * others, body)
             for n in range(others):
                 place = builder.add(out, ir.Constant(I64, 8 * PAIR_OUT * n))
                 _pair_store(e, state[n * width : (n + 1) * width], place)
@@ -263,7 +259,7 @@ def _fused(scratch: Any, selfs: int) -> Any:
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         addresses, count, outs = args[1:3], args[3], args[4:]
-        e = Emitter(builder)
+        e = Emitter(builder, addresses[0])
         start = kind.self_start(e)
         width = len(start)
 
@@ -274,7 +270,7 @@ def _fused(scratch: Any, selfs: int) -> Any:
                 following += kind.self_step(e, raws[n], parts[n], state[n * width : (n + 1) * width], Wanted.ALL)
             return following + _pair_step(e, raws, parts, state[selfs * width :])
 
-        state = e.loop(count, kind.step, [*start * selfs, *_pair_start(e, kind)], body)
+        state = e.loop(count, kind.step, [*start * selfs, *_pair_start(e)], body)
         for n in range(selfs):
             kind.self_store(e, state[n * width : (n + 1) * width], outs[n])
         _pair_store(e, state[selfs * width :], outs[selfs])

@@ -23,10 +23,23 @@ intrinsic: Any = extending.intrinsic  # jitted code calls it without the typing 
 
 
 class Emitter:
-    """The few vector operations that the loops need, on one builder."""
+    """The few vector operations that the loops need, on one builder.
 
-    def __init__(self, builder: Any) -> None:
+    Args:
+        builder: where instructions go.
+        address: any, as int64; `add_by_multiplier` needs it.
+    """
+
+    def __init__(self, builder: Any, address: Value | None = None) -> None:
         self.b = builder
+        if address is not None:
+            # 1.0, but LLVM must not know it: of no address in user space is the uppermost bit set.
+            bits = builder.add(builder.lshr(address, ir.Constant(I64, 63)), ir.Constant(I64, 0x3FF << 52))
+            self._one = self.splat(builder.bitcast(bits, F64), VD)
+
+    def add_by_multiplier(self, a: Value, x: Value) -> Value:
+        """a + x as x * 1 + a, the same bits, for where the adders have more to do than the multipliers."""
+        return self.fma(x, self._one, a)
 
     def constant(self, vector: ir.VectorType, value: float | int) -> Value:
         return ir.Constant(vector, [value] * vector.count)
@@ -107,6 +120,11 @@ class Emitter:
     def smaller(self, p: Value, q: Value) -> Value:
         """The smaller of unsigned integers."""
         return self.b.select(self.b.icmp_unsigned("<", p, q), p, q)
+
+    def count_true(self, mask: Value) -> Value:
+        """How many lanes of a comparison hold, as int64: counting in a general register costs no vector instruction."""
+        bits = self.b.bitcast(mask, ir.IntType(mask.type.count))
+        return self.b.zext(self.b.ctpop(bits), I64)
 
     def fold(self, parts: list[Value]) -> Value:
         """The sum of the lanes of each of LANES vectors of int64, in their order, in one vector.

@@ -146,12 +146,6 @@ class _Sums:
                 self.wide[2] = self.e.b.add(self.wide[2], part)
 
 
-def _count_nonzero(e: Emitter, v: Value) -> Value:
-    """How many lanes are not zero, as int64: the mask goes to a general register, where counting is free."""
-    mask = e.b.bitcast(e.b.icmp_unsigned("!=", v, e.constant(_V16, 0)), _I16)
-    return e.b.zext(e.b.ctpop(mask), _I64)
-
-
 def _unsigned_halves(e: Emitter, v: Value) -> list[Value]:
     pairs = e.b.bitcast(v, _VL)
     return [e.b.and_(pairs, e.constant(_VL, 0xFFFFFFFF)), e.b.lshr(pairs, e.constant(_VL, 32))]
@@ -224,7 +218,9 @@ def _fixed_block(selfs: int, operands: int, *, shifted: bool = False, wanted: Wa
                     d = builder.sub(*values)
                     difference.add(d)
                     if wanted & Wanted.DIFFERING:
-                        extra[0] = builder.add(extra[0], _count_nonzero(e, d))
+                        extra[0] = builder.add(
+                            extra[0], e.count_true(builder.icmp_unsigned("!=", d, e.constant(_V16, 0)))
+                        )
             for part in parts:
                 part.end_group()
             return [value for part in parts for value in part.state] + extra

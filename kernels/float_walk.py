@@ -22,7 +22,8 @@ from .accumulate import COMPILED, UNIT, add_compensated, larger
 from .blocks import count_nonfinite, dot_compensated, dot_pinned, total_compensated
 from .decode import decode
 from .layout import LANES, WIDTH
-from .memory import copy_bytes, exponent_of, power_of_two, zero_bytes
+from .memory import copy_bytes, exponent_of, float32_of, power_of_two, zero_bytes
+from .scan import smallest_above_zero
 from .wanted import Wanted
 
 __all__ = ["as_floats", "close_pair", "close_pair_of", "close_self", "close_self_of"]
@@ -86,6 +87,8 @@ def _add_totals(
     if not largest < math.inf:
         slots[1] += total  # inf or NaN by IEEE rules; a compensation would be NaN
     elif scratch.itemsize == 4:
+        if smallest == 0.0:  # seldom so, and one more instruction for every element to leave zeros out
+            smallest = float32_of(smallest_above_zero(source, count))
         # All elements are multiples of 2**(e - bits + 1) with 2**e <= smallest < 2**(e + 1).
         if size <= smallest * (1 << (53 - bits)):
             add_compensated(slots, 1, total, 0.0, 0.0)

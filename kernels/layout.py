@@ -10,7 +10,7 @@ BLOCKS = CHUNK // BLOCK  # of a chunk
 LANES = 8  # float64 elements of one AVX-512 register; narrower processors split it, the order of additions stays
 WIDTH = 2 * LANES  # elements decoded at a time; blocks are padded to a multiple
 
-SELF_OUT = 6  # float64 that a block's self sums take: Σ|x|, Σx, its compensation, Σx², max|x|, smallest |x| > 0
+SELF_OUT = 6  # float64 that a block's self sums take: Σ|x|, Σx, its compensation, Σx², max|x|, min|x|
 PAIR_OUT = 4  # float64 that a block's pair sums take: Σ|d|, Σd², max|d|, #(x ≠ y)
 DD_OUT = 3 * LANES  # float64 of a compensated sum: high parts, low parts, magnitudes, lane by lane
 

@@ -8,7 +8,7 @@ from typing import Any
 from llvmlite import ir
 from numba.core import types
 
-from .emitter import I32, I64, VI16, VL, Emitter, Value, intrinsic
+from .emitter import I64, VI16, VL, Emitter, Value, intrinsic
 from .layout import BLOCK, BYTE_LOW_BITS, FIXED_GROUP, LANES, LIMB_LOW_BITS, WIDE_LOW_BITS
 from .limbs import BYTES, HAS_LOOKUPS, WORDS, Step, dot, steps_of_bytes, steps_of_words
 
@@ -65,7 +65,7 @@ class _Sums:
                 for products, (high, low) in zip(self.products, (step.x[:2], step.y[:2], step.difference), strict=True)
             ]
             unequal = e.b.icmp_unsigned("!=", e.b.or_(*step.difference), zero)
-            self.differing = e.b.add(self.differing, e.b.zext(e.b.ctpop(e.b.bitcast(unequal, I32)), I64))
+            self.differing = e.b.add(self.differing, e.count_true(unequal))
             if step.raw:
                 self.ranges = [
                     e.larger(e.b.and_(raw, e.constant(raw.type, (1 << (raw.type.element.width - 1)) - 1)), most)

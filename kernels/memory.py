@@ -95,3 +95,14 @@ def power_of_two(typingctx: Any, exponent: Any) -> Any:
         return builder.bitcast(bits, ir.DoubleType())
 
     return types.float64(types.int64), codegen
+
+
+@intrinsic
+def float32_of(typingctx: Any, bits: Any) -> Any:
+    """The float32 of a bit pattern, as float64."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        value = builder.bitcast(builder.trunc(args[0], ir.IntType(32)), ir.FloatType())
+        return builder.fpext(value, ir.DoubleType())
+
+    return types.float64(types.int64), codegen

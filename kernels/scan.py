@@ -1,4 +1,4 @@
-"""The largest and the smallest magnitude of a block of narrow floats: what tells whether it fits fixed point.
+"""The largest and the smallest magnitude of a block: what tells whether it fits fixed point, or a sum is exact.
 
 In sign-and-magnitude formats, magnitudes order as their bits do.
 """
@@ -16,7 +16,7 @@ from numba.core import types
 from .accumulate import COMPILED
 from .emitter import I64, Emitter, Value, intrinsic
 
-__all__ = ["largest", "largest_and_smallest"]
+__all__ = ["largest", "largest_and_smallest", "smallest_above_zero"]
 
 _BYTES = 64  # of a register, and of a cache line
 _LINE = ir.Constant(I64, -_BYTES)
@@ -69,6 +69,8 @@ _above_zero8, _above_zero16 = (
     _scan(bits, [Emitter.smaller], less=1) for bits in (8, 16)
 )  # zero less one is larger than all
 
+_above_zero32 = _scan(32, [Emitter.smaller], less=1)
+
 
 @njit(**COMPILED)
 def largest(itemsize: int, source: int, count: int) -> int:
@@ -87,3 +89,9 @@ def largest_and_smallest(itemsize: int, source: int, count: int) -> tuple[int, i
     if least == 0:  # seldom so, and one more instruction for every element
         least = _above_zero8(source, count)[0] if itemsize == 1 else _above_zero16(source, count)[0]
     return most, least
+
+
+@njit(**COMPILED)
+def smallest_above_zero(source: int, count: int) -> int:
+    """The smallest magnitude above zero of `count` float32, a multiple of WIDTH, as an integer; 0 if there is none."""
+    return _above_zero32(source, count)[0]
