@@ -1,4 +1,4 @@
-"""A plan on a device -> sums. With `pipeline` and `task_vectors` all that touches both bytes and kernels.
+"""A plan on a device -> sums. With `pipeline`, `lane` and `task_vectors` all that touches both bytes and kernels.
 
 The processor works straight on memory maps, here; `pipeline` serves all other devices.
 """
