@@ -17,7 +17,7 @@ from ..kernels import cpu
 from ..kernels.sums import PAIR_SUMS, SELF_SUMS
 from .devices import as_bytes, choose
 from .errors import ReadError
-from .loading import Say, load_kernels
+from .loading import Say, load_gpu_kernels, load_kernels
 from .plan import Batch, Joined, batches
 from .reading import Files, Staging
 
@@ -36,6 +36,7 @@ class Sums:
         bytes_read: bytes of all operands, counted as they were handed to the kernel.
         seconds: wall time from the first mapping to the last sum.
         bytes_copied: what was sent to devices with a memory of their own, padding included.
+        compile_seconds: wall time before that until the kernels were there, compiled where this machine had not yet.
     """
 
     selfs: np.ndarray
@@ -43,6 +44,7 @@ class Sums:
     bytes_read: int
     seconds: float
     bytes_copied: int = 0
+    compile_seconds: float = 0.0
 
 
 def execute(
@@ -83,11 +85,15 @@ def execute(
     parts += batches([each for each in joined if isinstance(each, Joined)])
     memory = as_bytes(device_memory)
     chosen = choose(device, parts, len(pairs), threads, say)
-    load_kernels({batch.dtypes for batch in parts}, say)
+    listed = np.array(pairs, np.int64).reshape(-1, 2)
+    dtypes = {batch.dtypes for batch in parts}
+    began = time.perf_counter()
+    load_kernels(dtypes, say)
+    if chosen:
+        load_gpu_kernels(chosen, dtypes, listed, say)
     started = time.perf_counter()
     found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     report = _Throttle(progress, sum(batch.nbytes for batch in parts))
-    listed = np.array(pairs, np.int64).reshape(-1, 2)
     threads = threads or cpu.available_threads()
     copied = 0
     with _as_read_error(), Files(io) as files:
@@ -101,7 +107,7 @@ def execute(
             found += [(part.rows, *_on_cpu(part, files, listed, threads, report)) for part in parts]
         files.check_unchanged()
     selfs, between = _in_order(found, operands, len(pairs))
-    return Sums(selfs, between, report.done, time.perf_counter() - started, copied)
+    return Sums(selfs, between, report.done, time.perf_counter() - started, copied, started - began)
 
 
 def _in_order(

@@ -158,15 +158,18 @@ class Lane:
                 self._look_ahead(take)
                 if not self._line:
                     return
-                act = self._to_do.get()
-                if act is not None:
-                    act()
+                self._act()
                 while self._line and self._line[0].over:
                     self._pass_on(self._line.popleft())
         finally:
             self._halt()
 
     # What the driver does
+
+    def _act(self) -> None:
+        act = self._to_do.get()  # of this method alone: it may hold a buffer that is to go
+        if act is not None:
+            act()
 
     def _start(self) -> None:
         self._readers = ThreadPoolExecutor(self._job.readers, thread_name_prefix="weighbridge-reader")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     import torch
 
-__all__ = ["TASK_BYTES", "Tile", "options", "tile_constants"]
+__all__ = ["TASK_BYTES", "Tile", "on_current", "options", "tile_constants"]
 
 TASK_BYTES = 64 << 20
 """About what one launch takes of a file: long against its cost, short against the memory of a device."""
@@ -39,6 +40,13 @@ def tile_constants(launch: Launch) -> dict[str, Any]:
 def options() -> dict[str, Any]:
     """How the kernels are compiled: a multiplication and an addition stay two, or two-sums would not be exact."""
     return {"num_warps": THREADS // 32, "enable_fp_fusion": False}
+
+
+def on_current(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Within, Triton launches and compiles for this device: it goes by torch's current one."""
+    import torch
+
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
 class Tile:
@@ -104,7 +112,7 @@ class Tile:
         table = self._on_device(np.c_[items[:, 3], items[:, 2], starts // 16])
         words = arena[: arena.numel() // 4 * 4].view(torch.int32)
         strips = -(-int(items[:, 2].max()) // STRIP)
-        with self._current():
+        with on_current(self.device):
             for launch, cells in self._launches:
                 tile_kernel[(len(items) * strips * len(cells),)](
                     words,
@@ -150,7 +158,7 @@ class Tile:
         sums = torch.zeros((tensors, self._columns, SUMS), dtype=torch.float64, device=self.device)
         if sums.numel():
             first = np.searchsorted(self.items[:, 0], np.arange(tensors + 1)) * STRIPS
-            with self._current():
+            with on_current(self.device):
                 gather_kernel[(tensors * self._columns,)](
                     self._slots, self._on_device(first), sums, self._columns, **options()
                 )
@@ -164,10 +172,3 @@ class Tile:
         if self.device.type != "cuda":
             return host
         return host.pin_memory().to(self.device, non_blocking=True)
-
-    def _current(self) -> Any:
-        import contextlib
-
-        import torch
-
-        return torch.cuda.device(self.device) if self.device.type == "cuda" else contextlib.nullcontext()
