@@ -1,13 +1,13 @@
-"""One device at work: readers fill buffers, its driver sends them and launches kernels, two batches at a time.
+"""One device at work: readers fill buffers, its driver sends them and launches kernels, two shares at a time.
 
-    readers | fill those of batch k ........ | fill those of k+1 ........... | ... of k+2
+    readers | fill those of share k ........ | fill those of k+1 ........... | ... of k+2
     driver  |     send and launch k ........... | send and launch k+1 .......... | ...
     clerks  | prepare k+1                       | sums of k | prepare k+2
 
-The others leave for the driver, in one queue, what it is to do. So the readers go on to the next batch while the
+The others leave for the driver, in one queue, what it is to do. So the readers go on to the next share while the
 present one is computed, and its buffers are sent while the sums of the present one come back: the bus has no pause
-between batches. Half of the device's memory is for the ring, and a quarter for the slots of each of the two. What goes
-wrong with the next batch is kept until the present one is done.
+between shares. Half of the device's memory is for the ring, and a quarter for the slots of each of the two. What goes
+wrong with the next share is kept until the present one is done.
 """
 
 from __future__ import annotations
@@ -34,18 +34,16 @@ from .packing import ALIGNMENT, Packed, Packing, packed_bytes
 from .plan import Batch
 from .reading import Files
 from .ring import Limits, Ring
+from .shares import Share, Sums
 from .transport import Slot, free_bytes, transport
 
-__all__ = ["ENDLESS", "Job", "Lane", "Sums", "Take", "Tell"]
+__all__ = ["Job", "Lane", "Take", "Tell"]
 
-ENDLESS = 1 << 62
 _SPARE = 4  # buffers beyond one for each reader: one being copied, one being computed, two waiting
 _STRIPS = 4  # parts of a chunk with slots of their own, on the backend that has most
 
-Sums = tuple[np.ndarray, np.ndarray]
-
-Take = Callable[[bool], Batch | None]
-"""Hands out the next batch, None where there is none; told whether the device still has one to do."""
+Take = Callable[[bool], Share | None]
+"""Hands out the next share, None where there is none; told whether the device still has one to do."""
 
 Tell = Callable[[int | tuple[Batch, Sums]], object]
 """Told the bytes that are done (less than zero where they are to be done again), and the sums of each part."""
@@ -75,7 +73,7 @@ class Job:
 
 
 class _Run:
-    """A batch on its way.
+    """A share on its way.
 
     Attributes:
         tile, packing: once it is prepared.
@@ -87,13 +85,13 @@ class _Run:
         over: whether it has come to either.
     """
 
-    def __init__(self, batch: Batch) -> None:
-        self.batch = batch
+    def __init__(self, share: Share) -> None:
+        self.share = share
         self.tile: Any = None
         self.packing: Any = None
         self.begun = self.over = False
         self.unread = self.unlaunched = self.counted = 0
-        self.sums: Future[Sums] | None = None
+        self.sums: Future[Sums | None] | None = None
         self.error: BaseException | None = None
 
     def end(self, error: BaseException | None) -> None:
@@ -130,8 +128,8 @@ class Lane:
         self._ring = Ring(self._transport, self._budget // 2)
         self._buffers = limits.buffers or job.readers + _SPARE
         self._buffer_bytes = max(1, min(limits.buffer_bytes, self._ring.room_bytes // self._buffers))
-        self._line: deque[_Run] = deque()  # the present batch, and the next
-        self._waiting: deque[Batch] = deque()  # parts of what was taken that have no place in the line yet
+        self._line: deque[_Run] = deque()  # the present share, and the next
+        self._waiting: deque[Share] = deque()  # parts of what was taken that have no place in the line yet
         self._to_do: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
 
     def _failed(self, error: BaseException) -> DeviceError:
@@ -141,17 +139,17 @@ class Lane:
         """Let the driver look up."""
         self._to_do.put(None)
 
-    def drive(self, batches: Sequence[Batch], take: Take, tell: Tell) -> None:
-        """Compute batches until there are none.
+    def drive(self, shares: Sequence[Share], take: Take, tell: Tell) -> None:
+        """Compute shares until there are none.
 
         Args:
-            batches: all that there are, of which this device takes some: its buffers serve any of them.
+            shares: all that there are, of which this device takes some: its buffers serve any of them.
             take, tell: see there.
         Raises:
             DeviceError: there is too little memory for one tensor and the smallest ring, or the device failed.
             ReadError: a file cannot be read.
         """
-        self._batches, self._tell = batches, tell
+        self._shares, self._tell = shares, tell
         self._start()
         try:
             while not self._job.stopping.is_set():
@@ -173,7 +171,7 @@ class Lane:
 
     def _start(self) -> None:
         self._readers = ThreadPoolExecutor(self._job.readers, thread_name_prefix="weighbridge-reader")
-        self._clerks = ThreadPoolExecutor(2, thread_name_prefix="weighbridge-clerk")  # one for each batch in the line
+        self._clerks = ThreadPoolExecutor(2, thread_name_prefix="weighbridge-clerk")  # one for each share in the line
 
     def _halt(self) -> None:
         """Have readers and clerks come to rest, who still make the sums of what is launched; free the memory."""
@@ -194,21 +192,21 @@ class Lane:
     def _submit(
         self, pool: ThreadPoolExecutor, work: Callable[..., Any], then: Callable[..., Any], run: _Run, *args: Any
     ) -> Future[Any]:
-        """Have work done for a batch, and leave for the driver what is to be done then."""
+        """Have work done for a share, and leave for the driver what is to be done then."""
         future = pool.submit(work, run, *args)
         future.add_done_callback(lambda done: self._to_do.put(partial(then, run, done)))
         return future
 
     def _look_ahead(self, take: Take) -> None:
-        """Take a batch where there is none, and the next when what is left to read of it fits into the ring."""
+        """Take a share where there is none, and the next when what is left to read of it fits into the ring."""
         if self._line:
             present = self._line[0]
             if len(self._line) > 1 or not present.begun or present.unread > len(self._ring):
                 return
-        if not self._waiting and (batch := take(bool(self._line))) is not None:
-            columns = len(batch.dtypes) + len(self._job.pairs)
+        if not self._waiting and (share := take(bool(self._line))) is not None:
+            columns = len(share.batch.dtypes) + len(self._job.pairs)
             chunks = max(self._budget // 4 // (columns * _STRIPS * SELF_SLOTS * 8), 1)
-            self._waiting.extend(batch.cut(ENDLESS, chunks))
+            self._waiting.extend(share.cut(chunks))
         if self._waiting:
             run = _Run(self._waiting.popleft())
             self._line.append(run)
@@ -250,37 +248,41 @@ class Lane:
             self._sum_up(run)
 
     def _sum_up(self, run: _Run) -> None:
-        """The device has been told to compute all of a batch."""
+        """The device has been told to compute all of a share."""
         run.sums = self._submit(self._clerks, self._sums, lambda run, done: run.end(done.exception()), run)
 
     def _pass_on(self, run: _Run) -> None:
-        """The present batch is over: tell its sums, or see what can be done about what went wrong."""
+        """The present share is over: tell its sums, or see what can be done about what went wrong."""
         if run.error is None:
-            assert run.sums is not None
-            self._tell((run.batch, run.sums.result()))
+            self._tell_sums(run)
             return
         self._halt()
         again = []
         for other in self._line:
             if other.sums is not None and other.sums.exception() is None:
-                self._tell((other.batch, other.sums.result()))
+                self._tell_sums(other)
             else:
                 self._tell(-other.counted)
-                again.append(other.batch)
+                again.append(other.share)
         self._line.clear()
         if not _is_out_of_memory(run.error):
             if not isinstance(run.error, RuntimeError) or self.device.kind == "cpu":
                 raise run.error
             raise self._failed(run.error) from run.error
         self._tell(-run.counted)
-        self._waiting.extendleft(reversed(self._smaller(run.batch, run.error) + again))
+        self._waiting.extendleft(reversed(self._smaller(run.share, run.error) + again))
         self._start()
 
-    def _smaller(self, batch: Batch, error: BaseException) -> list[Batch]:
-        """Halve the ring and the batch; raise DeviceError where neither can be."""
+    def _tell_sums(self, run: _Run) -> None:
+        assert run.sums is not None
+        if (sums := run.sums.result()) is not None:  # else another device has more of the tensor, and tells
+            self._tell((run.share.batch, sums))
+
+    def _smaller(self, share: Share, error: BaseException) -> list[Share]:
+        """Halve the ring and the share; raise DeviceError where neither can be."""
         can_halve = self._buffer_bytes > self._job.limits.least_bytes
-        if not can_halve and len(batch.members) == 1:
-            tensor = batch.members[0]
+        if not can_halve and len(share.batch.members) == 1:
+            tensor = share.batch.members[0]
             raise DeviceError(
                 f'{self.device.name} has too little memory for tensor "{tensor.operands[-1].name}" of '
                 f"{tensor.nbytes:,} bytes even with buffers of {self._buffer_bytes:,} ({first_sentence(error)}); "
@@ -288,19 +290,15 @@ class Lane:
             ) from error
         if can_halve:
             self._buffer_bytes = max(self._buffer_bytes // 2, self._job.limits.least_bytes)
-        middle = len(batch.members) // 2
-        if not middle:
-            return [batch]
-        places = np.arange(len(batch.members))
-        return [batch.take(places[:middle]), batch.take(places[middle:])]
+        return share.halves()
 
     def _make_ring(self) -> None:
-        """Buffers that serve every batch, whichever of them this device takes.
+        """Buffers that serve every share, whichever of them this device takes.
 
         Raises:
             DeviceError: one chunk of all operands needs more than there may be.
         """
-        sizes = [_buffers_of(batch, self._buffer_bytes) for batch in self._batches]
+        sizes = [_buffers_of(share, self._buffer_bytes) for share in self._shares]
         nbytes = max(size for size, _ in sizes)
         if nbytes > self._ring.room_bytes:
             raise DeviceError(
@@ -322,24 +320,24 @@ class Lane:
             raise
 
     def _prepare(self, run: _Run) -> None:
-        """A tile, where its bytes come from, and tasks for the readers, behind those of the batch before."""
-        job, batch = self._job, run.batch
+        """A tile, where its bytes come from, and tasks for the readers, behind those of the share before."""
+        job, batch = self._job, run.share.batch
         with self._transport.computing():
             run.tile = self.device.kernels.Tile(batch.dtypes, batch.elements, job.pairs, self.device.name)
         itemsizes = run.tile.itemsizes
         with job.opening:
             run.packing = Packing(job.files, batch.placed, batch.elements[:, None] * itemsizes, itemsizes)
-        tasks = _cut(run.tile.items, itemsizes, self._buffer_bytes)
+        tasks = _cut(run.share.items(run.tile.items), itemsizes, self._buffer_bytes)
         if not len(self._ring):
             self._make_ring()
         run.unread = run.unlaunched = len(tasks)
         run.begun = True
-        self.wake()  # before the first buffer is full, so that the next batch is thought of in time
+        self.wake()  # before the first buffer is full, so that the next share is thought of in time
         for task in tasks:
             self._submit(self._readers, self._fill, self._launch, run, run.packing, task)
 
-    def _sums(self, run: _Run) -> Sums:
-        job, batch, itemsizes = self._job, run.batch, run.tile.itemsizes
+    def _sums(self, run: _Run) -> Sums | None:
+        job, batch, itemsizes = self._job, run.share.batch, run.tile.itemsizes
 
         def resolve(tensors: np.ndarray) -> np.ndarray:
             with job.opening:
@@ -353,7 +351,7 @@ class Lane:
             return np.array(rows, np.int64)
 
         with self._transport.computing():
-            return run.tile.finish(resolve, job.threads)  # type: ignore[no-any-return]
+            return run.share.sums(run.tile, resolve, job.threads)
 
 
 def _cut(items: np.ndarray, itemsizes: np.ndarray, most: int) -> list[np.ndarray]:
@@ -367,11 +365,13 @@ def _cut(items: np.ndarray, itemsizes: np.ndarray, most: int) -> list[np.ndarray
     return tasks
 
 
-def _buffers_of(batch: Batch, most: int) -> tuple[int, int]:
-    """The most bytes that a task of a batch takes in a buffer, and how many tasks of that size there are."""
-    itemsizes = np.array([DECODERS[dtype].itemsize for dtype in batch.dtypes])
-    chunk = int(packed_bytes(np.array([[0, 0, min(int(batch.elements.max()), CHUNK)]]), itemsizes)[0])
-    nbytes = batch.nbytes + ALIGNMENT * len(itemsizes) * int((-(-batch.elements // CHUNK)).sum())
+def _buffers_of(share: Share, most: int) -> tuple[int, int]:
+    """The most bytes that a task of a share takes in a buffer, and how many tasks of that size there are."""
+    elements = share.batch.elements
+    itemsizes = np.array([DECODERS[dtype].itemsize for dtype in share.batch.dtypes])
+    chunk = int(packed_bytes(np.array([[0, 0, min(int(elements.max()), CHUNK)]]), itemsizes)[0])
+    chunks = len(share.chunks) if share.chunks is not None else int((-(-elements // CHUNK)).sum())
+    nbytes = share.nbytes + ALIGNMENT * len(itemsizes) * chunks
     size = min(nbytes, max(most, chunk))
     return size, -(-nbytes // max(size, 1))
 

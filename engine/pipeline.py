@@ -8,8 +8,9 @@ sends what is full and launches its kernels (`lane`). Results stay on the device
 in one copy, while the next batch is read, sent and computed. Every chunk has its own slot there and slots are added in
 order, so the sums are the same to the last bit for any ring, any cut into batches and tasks, and any number of devices.
 
-Several devices take batches from one list. Where one runs out of memory its buffers are halved and its batch is cut in
-two, until it fits or neither can be made smaller.
+Several devices take shares of the batches from one list (`shares`): tensors, and of large ones runs of chunks, so that
+a checkpoint that is one embedding for the most part keeps all of them busy. Where one runs out of memory its buffers
+are halved and its share is cut in two, until it fits or neither can be made smaller.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from .devices import Device
-from .lane import ENDLESS, Job, Lane, Sums
+from .lane import Job, Lane
 from .plan import Batch
 from .reading import Files
 from .ring import Limits
+from .shares import Share, Sums, deal
 
 __all__ = ["Limits", "Pipeline"]
 
@@ -37,7 +39,7 @@ class Pipeline:
     """Batches dealt out over devices.
 
     Args:
-        devices: at least one; the same device may be given several times. A tensor is computed by one of them.
+        devices: at least one; the same device may be given several times.
         pairs: (P, 2) int64.
         threads: for all devices together.
         limits: of memory.
@@ -61,7 +63,7 @@ class Pipeline:
         self._job = Job(pairs, threads, readers, limits, files, threading.Lock(), threading.Event())
         self.lanes = [Lane(device, self._job) for device in devices]
         self._report = report
-        self._work: deque[Batch] = deque()
+        self._work: deque[Share] = deque()
         self._dealing = threading.Lock()
         self._news: queue.SimpleQueue[int | tuple[Batch, Sums] | None] = queue.SimpleQueue()
 
@@ -77,13 +79,11 @@ class Pipeline:
             DeviceError: a device has too little memory for the least there is to do, or failed.
             ReadError: a file cannot be read.
         """
-        share = ENDLESS
-        if len(self.lanes) > 1:  # small enough that all devices end together
-            share = max(1, sum(batch.nbytes for batch in batches) // (4 * len(self.lanes)))
-        parts = [part for batch in batches for part in batch.cut(share, ENDLESS)]
-        self._work.extend(parts)
+        backends = {lane.device.backend for lane in self.lanes}  # each has slots of its own kind
+        shares = deal(batches, len(self.lanes), self._job.limits.buffer_bytes, len(backends) == 1)
+        self._work.extend(shares)
         with ThreadPoolExecutor(len(self.lanes), thread_name_prefix="weighbridge-device") as pool:
-            running = [pool.submit(self._drive, lane, parts) for lane in self.lanes]
+            running = [pool.submit(self._drive, lane, shares) for lane in self.lanes]
             try:
                 left = len(running)
                 while left:
@@ -99,16 +99,16 @@ class Pipeline:
             finally:  # also where the caller stops iterating, or is interrupted
                 self._stop()
 
-    def _drive(self, lane: Lane, parts: Sequence[Batch]) -> None:
+    def _drive(self, lane: Lane, shares: Sequence[Share]) -> None:
         try:
-            lane.drive(parts, self._take, self._news.put)
+            lane.drive(shares, self._take, self._news.put)
         except BaseException:
             self._stop()
             raise
         finally:  # whatever happens, nobody waits for this thread in vain
             self._news.put(None)
 
-    def _take(self, ahead: bool) -> Batch | None:
+    def _take(self, ahead: bool) -> Share | None:
         """The next of the list; the last ones are left to devices that have nothing to do."""
         with self._dealing:
             if not self._work or (ahead and len(self._work) < len(self.lanes)):

@@ -102,6 +102,15 @@ class Tile:
                 self._run_piece(items[piece], starts[piece], width, arena)
         return int(items[:, 2].sum() * self.itemsizes.sum())
 
+    def slots(self, first: int, last: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """What `run` has left of the items from `first` to before `last`, in the memory of the host."""
+        return self._self_slots[first:last].cpu(), self._pair_slots[first:last].cpu()
+
+    def put_slots(self, first: int, slots: tuple[torch.Tensor, torch.Tensor]) -> None:
+        """Take what another tile of the same tensors has of the items from `first` on, as if `run` had left it here."""
+        for mine, theirs in zip((self._self_slots, self._pair_slots), slots, strict=True):
+            mine[first:][: len(theirs)].copy_(theirs)
+
     def finish(self, resolve: cpu.Resolve, threads: int) -> tuple[np.ndarray, np.ndarray]:
         """The sums of all tensors, certified to 1e-12, as `cpu.Tile.finish`: what is in doubt is run again there.
 

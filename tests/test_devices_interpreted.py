@@ -36,7 +36,12 @@ np.testing.assert_allclose(usual[0], wanted.selfs, rtol=2e-12)
 np.testing.assert_allclose(usual[1], wanted.pairs, rtol=2e-12)
 found, _ = computed(tensors, 3, STAR, devices=[Device("cpu", FUSED)], io="pread", buffer_bytes=1, buffers=2)
 assert same_bits(usual, found)
-print("as wanted")
+
+large = related_files(Path(sys.argv[1]), 1, ["I8"], [65_600])  # two chunks, one for each device
+usual, _ = computed(large, 1, [], devices=[Device("cpu", FUSED)])
+found, line = computed(large, 1, [], devices=[Device("cpu", FUSED)] * 2, buffer_bytes=1)
+assert same_bits(usual, found)
+print("as wanted", line.bytes_copied)
 """
 
 
@@ -46,4 +51,4 @@ def test_fused_kernels_in_the_pipeline(tmp_path):
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(paths)}
     line = [sys.executable, "-c", CODE, str(tmp_path)]
     done = subprocess.run(line, capture_output=True, text=True, env=environment, check=False)
-    assert done.stdout == "as wanted\n", done.stderr
+    assert done.stdout == "as wanted 65600\n", done.stderr

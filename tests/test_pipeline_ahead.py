@@ -11,6 +11,7 @@ import torch
 from weighbridge.engine.devices import FUSED, Device
 from weighbridge.engine.errors import ReadError
 from weighbridge.engine.execute import execute
+from weighbridge.engine.lane import Lane
 from weighbridge.engine.packing import Packing
 from weighbridge.engine.pipeline import Limits, Pipeline
 from weighbridge.engine.plan import batches
@@ -233,15 +234,16 @@ def test_interrupted_with_two_batches_on_their_way(tensors, recorder, monkeypatc
 
 def test_the_last_batches_are_left_to_devices_that_have_none(tensors, usual, recorder, monkeypatch):
     """Two batches, two devices: the first could read ahead before the second has begun, and does not."""
-    drive = Pipeline._drive
+    drive, lanes = Lane.drive, []
 
-    def late(line, lane, parts):
-        if lane is line.lanes[1]:
-            recorder.until("read", "F32", 3)
-        drive(line, lane, parts)
+    def late(lane, *args):
+        lanes.append(lane)
+        if lane is not lanes[0]:
+            recorder.until("read", "F32")
+        drive(lane, *args)
 
-    monkeypatch.setattr(Pipeline, "_drive", late)
+    monkeypatch.setattr(Lane, "drive", late)
     recorder.before["run", "F32"] = lambda: recorder.until("read", "I8")
-    found, line = computed(tensors[:2], 2, PAIR, lanes=2, buffer_bytes=1)
+    found, line = computed(tensors[:2], 2, PAIR, lanes=2, buffer_bytes=2 << 20)
     assert same_bits([part[:2] for part in usual], found)
     assert all(lane.bytes_copied for lane in line.lanes)

@@ -58,7 +58,7 @@ def test_same_bits_for_any_batch(tensors, usual, monkeypatch, batch_bytes):
 
     monkeypatch.setattr(Batch, "cut", cut)
     assert same_bits(usual, computed(tensors, 2, PAIR)[0])
-    assert len(parts) > 2 * len(set(CODES))
+    assert len(parts) > len(set(CODES))
 
 
 def test_every_device_takes_part(tmp_path, monkeypatch):
@@ -75,7 +75,7 @@ def test_every_device_takes_part(tmp_path, monkeypatch):
                 together.wait()
 
     stand_in(monkeypatch, Tile)
-    found, _ = computed(tensors, 2, PAIR, lanes=3)
+    found, _ = computed(tensors, 2, PAIR, lanes=3, buffer_bytes=1)
     assert same_bits((wanted.selfs, wanted.pairs), found)
     assert not together.broken
 

@@ -128,6 +128,14 @@ class Tile:
                 )
         return int(items[:, 2].sum() * self.itemsizes.sum())
 
+    def slots(self, first: int, last: int) -> torch.Tensor:
+        """What `run` has left of the items from `first` to before `last`, in the memory of the host."""
+        return self._slots[first * STRIPS : last * STRIPS].cpu()
+
+    def put_slots(self, first: int, slots: torch.Tensor) -> None:
+        """Take what another tile of the same tensors has of the items from `first` on, as if `run` had left it here."""
+        self._slots[first * STRIPS :][: len(slots)].copy_(slots)
+
     def finish(self, resolve: cpu.Resolve, threads: int) -> tuple[np.ndarray, np.ndarray]:
         """The sums of all tensors, certified to 1e-12, as `cpu.Tile.finish`: what is in doubt is run again there.
 
