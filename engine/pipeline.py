@@ -29,6 +29,7 @@ from .plan import Batch
 from .reading import Files
 from .ring import Limits
 from .shares import Share, Sums, deal
+from .transport import model
 
 __all__ = ["Limits", "Pipeline"]
 
@@ -79,8 +80,9 @@ class Pipeline:
             DeviceError: a device has too little memory for the least there is to do, or failed.
             ReadError: a file cannot be read.
         """
-        backends = {lane.device.backend for lane in self.lanes}  # each has slots of its own kind
-        shares = deal(batches, len(self.lanes), self._job.limits.buffer_bytes, len(backends) == 1)
+        # Each backend has slots of its own kind, and may choose among its kernels by the model of a device.
+        alike = len({(lane.device.backend, model(lane.device.name)) for lane in self.lanes}) == 1
+        shares = deal(batches, len(self.lanes), self._job.limits.buffer_bytes, alike)
         self._work.extend(shares)
         with ThreadPoolExecutor(len(self.lanes), thread_name_prefix="weighbridge-device") as pool:
             running = [pool.submit(self._drive, lane, shares) for lane in self.lanes]

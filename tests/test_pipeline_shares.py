@@ -5,11 +5,13 @@ import threading
 import pytest
 import torch
 
+from weighbridge.engine import pipeline
 from weighbridge.engine.devices import FUSED, Device
 from weighbridge.engine.execute import execute
 from weighbridge.engine.lane import Lane
 from weighbridge.engine.plan import batches
 from weighbridge.engine.shares import deal
+from weighbridge.engine.transport import model
 from weighbridge.kernels.sums import CHUNK
 
 from support.kernel_cases import same_bits
@@ -96,15 +98,24 @@ def test_one_device_takes_tensors_whole(tensors):
     assert [share.chunks for share in deal(list(batches(tensors)), 1, 1, True)] == [None, None]
 
 
-def test_devices_of_two_kinds_do_not_share_a_tensor(tensors, usual, monkeypatch):
-    """Their slots are not alike: here the tiles of one kind have none to give."""
+@pytest.mark.parametrize("models", [("A100", "A100"), ("A100", "RTX 4090")], ids=str)
+def test_devices_that_are_not_alike_do_not_share_a_tensor(tensors, usual, monkeypatch, models):
+    """Their slots may not be alike: here the tiles have none to give. Neither two backends nor two models do."""
 
     class Alone(ArenaTile):
         slots = put_slots = None
 
     stand_in(monkeypatch, Alone)
-    found, _ = computed(tensors, 2, PAIR, devices=[CPU, Device("cpu", FUSED)], buffer_bytes=1)
+    names = iter(models)
+    monkeypatch.setattr(pipeline, "model", lambda device: next(names))
+    other = CPU if models[0] != models[1] else Device("cpu", FUSED)
+    found, _ = computed(tensors, 2, PAIR, devices=[CPU, other], buffer_bytes=1)
     assert same_bits(usual, found)
+
+
+def test_what_a_device_is_called(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", {"cuda:1": "NVIDIA H200"}.get)
+    assert model("cuda:1") == "NVIDIA H200" and model("cpu") == "cpu"
 
 
 @pytest.mark.parametrize("pairs", [PAIR, []], ids=["pair", "alone"])
