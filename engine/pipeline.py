@@ -80,9 +80,7 @@ class Pipeline:
             DeviceError: a device has too little memory for the least there is to do, or failed.
             ReadError: a file cannot be read.
         """
-        # Each backend has slots of its own kind, and may choose among its kernels by the model of a device.
-        alike = len({(lane.device.backend, model(lane.device.name)) for lane in self.lanes}) == 1
-        shares = deal(batches, len(self.lanes), self._job.limits.buffer_bytes, alike)
+        shares = deal(batches, len(self.lanes), self._job.limits.buffer_bytes, self._alike())
         self._work.extend(shares)
         with ThreadPoolExecutor(len(self.lanes), thread_name_prefix="weighbridge-device") as pool:
             running = [pool.submit(self._drive, lane, shares) for lane in self.lanes]
@@ -100,6 +98,15 @@ class Pipeline:
                     future.result()
             finally:  # also where the caller stops iterating, or is interrupted
                 self._stop()
+
+    def _alike(self) -> bool:
+        """Whether any device can go on with what another has left in its slots.
+
+        Each backend has slots of its own kind, and may choose among its kernels by the model of a device.
+        """
+        if len(self.lanes) == 1:
+            return True
+        return len({(lane.device.backend, model(lane.device.name)) for lane in self.lanes}) == 1
 
     def _drive(self, lane: Lane, shares: Sequence[Share]) -> None:
         try:
