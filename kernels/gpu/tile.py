@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import cpu
+from ..device import DeviceTile
 from .cells import Launch, launches
 from .constants import SLOTS, STRIP, STRIPS, SUMS, THREADS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import torch
+
+    from ..cpu import Resolve
 
 __all__ = ["TASK_BYTES", "Tile", "on_current", "options", "tile_constants"]
 
@@ -49,7 +49,7 @@ def on_current(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
-class Tile:
+class Tile(DeviceTile):
     """K tensors with N operands each and P pairs on a GPU: `cpu.Tile`, with the bytes in device memory.
 
     Args:
@@ -62,22 +62,12 @@ class Tile:
         KeyError: a dtype has no decoder; the engine leaves such tensors out beforehand.
     """
 
-    def __init__(
-        self,
-        codes: Sequence[str],
-        elements: np.ndarray,
-        pairs: np.ndarray,
-        device: torch.device | str,
-        *,
-        float64: bool | None = None,
-        force: bool = False,
-    ) -> None:
+    TASK_BYTES = TASK_BYTES
+
+    def _make_slots(self) -> None:
         import torch
 
-        self._host = cpu.Tile(codes, elements, pairs, force=force)
-        self.decoders, self.itemsizes = self._host.decoders, self._host.itemsizes
-        self.elements, self.pairs, self.items = self._host.elements, self._host.pairs, self._host.items
-        self.device = torch.device(device)
+        codes = [decoder.code for decoder in self.decoders]
         self._launches = [
             (launch, torch.from_numpy(launch.cells).to(self.device)) for launch in launches(codes, self.pairs)
         ]
@@ -86,10 +76,6 @@ class Tile:
         self._slots = torch.zeros(
             (len(self.items) * STRIPS, self._columns, SLOTS), dtype=torch.float64, device=self.device
         )
-
-    def tasks(self, task_bytes: int = TASK_BYTES) -> list[np.ndarray]:
-        """The items cut into runs of about `task_bytes`."""
-        return self._host.tasks(1, self._host.items, task_bytes)
 
     def run(self, items: np.ndarray, addresses: np.ndarray, arena: torch.Tensor) -> int:
         """Fill the slots of some items, on torch's current stream.
@@ -136,7 +122,7 @@ class Tile:
         """Take what another tile of the same tensors has of the items from `first` on, as if `run` had left it here."""
         self._slots[first * STRIPS :][: len(slots)].copy_(slots)
 
-    def finish(self, resolve: cpu.Resolve, threads: int) -> tuple[np.ndarray, np.ndarray]:
+    def finish(self, resolve: Resolve, threads: int) -> tuple[np.ndarray, np.ndarray]:
         """The sums of all tensors, certified to 1e-12, as `cpu.Tile.finish`: what is in doubt is run again there.
 
         The slots are added on the device, and what comes back is one copy of (K, N + P) sums.
