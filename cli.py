@@ -159,9 +159,11 @@ def compare(
     sink = ComparisonSink(Output(output), format.value, view, several=len(others) > 1)
 
     from .engine.compare import compare as compare_checkpoints
+    from .engine.devices import look_for
     from .engine.formats import open_checkpoint
     from .engine.progress import reporting
 
+    look_for(device, device_memory)  # once, and not for each of the others
     opened = open_checkpoint(base)
     code, findings = 0, []
     for source in others:

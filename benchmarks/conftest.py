@@ -12,7 +12,7 @@ import pytest
 
 from weighbridge.engine import demo
 
-from measuring import SCALE, Row, record, related, warm, write
+from measuring import SCALE, Row, record, related, row_of, warm, write
 
 _QUIET = 0.1  # cores
 _rows: list[Row] = []
@@ -71,24 +71,11 @@ def weighbridge() -> Path:
 
 @pytest.fixture
 def recorder(request, benchmark):
-    """Records a row: `recorder(times, against=…, asked=…, …)`; whether it is met is said, not asserted.
-
-    `asked` says the direction: "<= 1.15" is the subject's time over the other's, ">= 20" how many times as fast it is.
-    """
+    """Records a row: `recorder(times, against=…, asked=…, …)` as for `row_of`; that it is met is said, not asserted."""
 
     def put(times, *, against, asked, ceiling, bytes):
-        subject = next(iter(times.seconds))
-        row = Row(
-            question=request.path.stem.removeprefix("test_"),
-            subject=subject,
-            against=against,
-            asked=asked,
-            ratio=times.speed(against) if asked.startswith(">=") else times.ratio(against),
-            seconds={name: times.median(name) for name in times.seconds},
-            ceiling=ceiling,
-            bytes=bytes,
-            rounds=len(times.seconds[subject]),
-        )
+        question = request.path.stem.removeprefix("test_")
+        row = row_of(question, times, against=against, asked=asked, ceiling=ceiling, nbytes=bytes)
         benchmark.extra_info[f"over {against}"] = row.ratio
         _rows.append(row)
         if SCALE == 1:

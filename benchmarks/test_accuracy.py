@@ -21,22 +21,13 @@ from weighbridge.engine import metrics
 from weighbridge.kernels import cpu, reference
 from weighbridge.kernels.sums import PAIR_SUMS, SELF_SUMS
 
-from measuring import SCALE, Block, plainly, related, scaled
+from measuring import SCALE, TORCH_NAMES, Block, plainly, related, scaled, torch_dtype
 from measuring.accuracy import Errors, largest_error, record_errors, relative_error
 
 ELEMENTS = 2 * 65536 + 1001  # two chunks and a tail that fills no vector
 WORD_EMBEDDINGS = 30522 * 768
 PAIRS = np.array([[1, 0]])
 NAMES = [*(f"{name} of {side}" for side in ("base", "other") for name in SELF_SUMS), *PAIR_SUMS]
-TORCH = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "I8": torch.int8,
-}
 
 _rows: list[Errors] = []
 
@@ -104,7 +95,7 @@ def _as(code, base, other):
 
 
 CASES = [
-    *(Case("like weights", code, like_weights) for code in TORCH),
+    *(Case("like weights", code, like_weights) for code in TORCH_NAMES),
     Case("1e-6 of the norm apart", "F32", hardly_apart),
     Case("unrelated", "F32", unrelated),
     Case("cancelling to 1e-12 of the terms", "F32", cancelling),
@@ -129,7 +120,7 @@ def torch_sums(block, code):
     kind = torch.float64 if code == "F64" else torch.float32
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # NumPy's array is not writeable, and nobody writes
-        y, x = (torch.from_numpy(side).view(TORCH[code]).to(kind) for side in block)
+        y, x = (torch.from_numpy(side).view(torch_dtype(code)).to(kind) for side in block)
     d = x - y
     found = []
     for v in (y, x):

@@ -13,7 +13,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from measuring import cold_read, command, drop, in_turn, plainly, related, scaled, write
+from measuring import cold_read, command, drop, in_turn, plainly, related, write_pair
 
 ROUNDS = 5  # some 4 s each at 1 GB/s
 TENSORS = 8
@@ -22,13 +22,7 @@ TENSORS = 8
 @pytest.fixture(scope="module")
 def pair(files):
     block = related("F32")
-    elements = scaled(2 << 30, TENSORS * block.base.size) // TENSORS // 4
-    shapes = {f"layer.{number}.weight": (elements // 1024, 1024) for number in range(TENSORS)}
-    repeats = TENSORS * elements * 4 // block.base.size
-    return block, *(
-        write(files / "cold" / f"{elements}-{side}.safetensors", shapes, "F32", (data for _ in range(repeats)))
-        for side, data in zip(("base", "other"), block, strict=True)
-    )
+    return block, *write_pair(files / "cold", block, TENSORS, 2 << 30)
 
 
 def test_whole_process(benchmark, recorder, weighbridge, pair):

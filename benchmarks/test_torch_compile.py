@@ -14,10 +14,9 @@ import torch
 
 from weighbridge.kernels import cpu
 
-from measuring import bare_sum, in_turn, plainly, related, scaled
+from measuring import bare_sum, in_turn, plainly, related, scaled, torch_dtype
 
 ASKED = {"F32": ">= 0.9", "BF16": ">= 1.5"}
-DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16}
 PAIRS = np.array([[0, 1]])
 
 
@@ -61,7 +60,7 @@ def test_in_memory(benchmark, recorder, code, peer):
     torch.set_num_threads(cpu.available_threads())
     block = related(code)
     repeats = scaled(64 << 20, block.base.size) // block.base.size * (4 if code == "F32" else 2)
-    x, y = (torch.from_numpy(np.tile(side, repeats)).view(DTYPES[code]) for side in block)
+    x, y = (torch.from_numpy(np.tile(side, repeats)).view(torch_dtype(code)) for side in block)
     addresses = np.array([[x.data_ptr(), y.data_ptr()]])
     elements = np.array([x.numel()])
 

@@ -23,10 +23,9 @@ from measuring import (
     kept_warm,
     plainly,
     related,
-    scaled,
     spans,
     warm,
-    write,
+    write_pair,
 )
 
 TENSORS = 24
@@ -36,13 +35,7 @@ METRICS = ("mean_abs", "base_mean_abs", "delta", "cosine", "cosine_distance")
 @pytest.fixture(scope="module")
 def pair(files):
     block = related("F32")
-    elements = scaled(6 << 30, TENSORS * block.base.size) // TENSORS // 4
-    shapes = {f"layer.{number}.weight": (elements // 1024, 1024) for number in range(TENSORS)}
-    repeats = TENSORS * elements * 4 // block.base.size
-    paths = [
-        write(files / "warm" / f"{elements}-{side}.safetensors", shapes, "F32", (data for _ in range(repeats)))
-        for side, data in zip(("base", "other"), block, strict=True)
-    ]
+    paths = write_pair(files / "warm", block, TENSORS, 6 << 30)
     if not warm(*paths):
         pytest.skip("the page cache does not hold the two files")
     return block, *paths

@@ -37,6 +37,7 @@ __all__ = [
     "check_device",
     "choose",
     "first_sentence",
+    "look_for",
     "nvidia_gpu_exists",
     "worth_a_gpu",
 ]
@@ -148,6 +149,20 @@ def choose(device: str, batches: Sequence[Batch], pairs: int, threads: int | Non
         else:
             found.append(Device(name, FUSED))
     return found
+
+
+def look_for(device: str, device_memory: str | int | None) -> None:
+    """Find out whether a device can be used at all, before there is anything to compute; "auto" always can.
+
+    Args:
+        device, device_memory: as for `execute`.
+    Raises:
+        OptionError: `device` is none, or `device_memory` no size.
+        DeviceError: the device is not there, or cannot be used; says why.
+    """
+    as_bytes(device_memory)
+    if check_device(device) != "auto":
+        choose(device, [], 0, None, None)
 
 
 def worth_a_gpu(nbytes: int, pair_elements: int, threads: int | None) -> bool:

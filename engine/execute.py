@@ -1,4 +1,4 @@
-"""A plan on a device -> sums. With `pipeline` and `task_vectors` all that touches both bytes and kernels.
+"""A plan on a device -> sums. With `pipeline`, `lane` and `task_vectors` all that touches both bytes and kernels.
 
 The processor works straight on memory maps, here; `pipeline` serves all other devices.
 """
@@ -18,7 +18,7 @@ from ..kernels.sums import PAIR_SUMS, SELF_SUMS
 from ..kernels.wanted import Wanted
 from .devices import as_bytes, choose
 from .errors import ReadError
-from .loading import Say, load_kernels
+from .loading import Say, load_gpu_kernels, load_kernels
 from .plan import Batch, Joined, batches
 from .reading import Files, Staging
 
@@ -37,6 +37,7 @@ class Sums:
         bytes_read: bytes of all operands, counted as they were handed to the kernel.
         seconds: wall time from the first mapping to the last sum.
         bytes_copied: what was sent to devices with a memory of their own, padding included.
+        compile_seconds: wall time before that until the kernels were there, compiled where this machine had not yet.
     """
 
     selfs: np.ndarray
@@ -44,6 +45,7 @@ class Sums:
     bytes_read: int
     seconds: float
     bytes_copied: int = 0
+    compile_seconds: float = 0.0
 
 
 def execute(
@@ -87,7 +89,11 @@ def execute(
     memory = as_bytes(device_memory)
     chosen = choose(device, parts, len(pairs), threads, say)
     listed = np.array(pairs, np.int64).reshape(-1, 2)
-    load_kernels({batch.dtypes for batch in parts}, listed, wanted, say)
+    dtypes = {batch.dtypes for batch in parts}
+    began = time.perf_counter()
+    load_kernels(dtypes, listed, wanted, say)
+    if chosen:
+        load_gpu_kernels(chosen, dtypes, listed, say)
     started = time.perf_counter()
     found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     report = _Throttle(progress, sum(batch.nbytes for batch in parts))
@@ -104,7 +110,7 @@ def execute(
             found += [(part.rows, *_on_cpu(part, files, listed, wanted, threads, report)) for part in parts]
         files.check_unchanged()
     selfs, between = _in_order(found, operands, len(pairs))
-    return Sums(selfs, between, report.done, time.perf_counter() - started, copied)
+    return Sums(selfs, between, report.done, time.perf_counter() - started, copied, started - began)
 
 
 def _in_order(

@@ -3,10 +3,12 @@
     DIR/matrix.json                        the checkpoints, the tensors that they share, the options, the sums, the key
     DIR/blocks/<first>-<last>.parquet      the sums of some tensors; `i` = `j` are self sums, `i` < `j` those of a pair
     DIR/tasks.parquet                      the products of task vectors, where there is a base and they were asked for
+    DIR/.lock, DIR/.writers/               who is writing, see `writers`
 
-Each file is whole or not there. A block carries the key of its matrix, so that a run that was stopped goes on where it
-was, and nothing of other checkpoints, options or sums is ever taken for a part of it. A folder keeps the sums that the
-metrics of its first run need; metrics that need no others are computed from them.
+Each file is whole or not there; what a killed run left half-written the next run takes away. A block carries the key of
+its matrix, so that a run that was stopped goes on where it was, and nothing of other checkpoints, options or sums is
+ever taken for a part of it. A folder keeps the sums that the metrics of its first run need; metrics that need no others
+are computed from them.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from .joint import JointLedger, JointTensor, Standing, pairs_of
 from .naming import kind_of, layer_of
 from .row_table import read_parquet
 from .task_vectors import TaskVectors, moved_tensors
+from .writers import PARTIAL, Writers, as_output_error
 
 if TYPE_CHECKING:
     import pyarrow
@@ -53,6 +56,7 @@ class MatrixStore(Kept):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        self._writers = Writers(self.path)
         self.ledger: JointLedger | None = None
         self.wanted = Wanted.ALL
         self.key = ""
@@ -94,6 +98,9 @@ class MatrixStore(Kept):
             raise OutputError(
                 f"{self.path} cannot be made a folder: {error.strerror or error}; choose another."
             ) from error
+        with as_output_error(self.path):
+            self._writers.prepare()
+            self._writers.sweep(*(f"{name}{PARTIAL}" for name in (f".{MANIFEST}.*", f".{_TASKS}.*", "blocks/.*")))
         text = json.dumps({"format": FORMAT, "key": self.key, **described}, indent=None, ensure_ascii=True)
         self._write(self.path / MANIFEST, text.encode())
         return self.wanted
@@ -129,7 +136,8 @@ class MatrixStore(Kept):
         from .report.files import write_whole
 
         if not (path.is_file() and path.read_bytes() == data):
-            write_whole(path, data)
+            with as_output_error(self.path), self._writers.writing() as token:
+                write_whole(path, data, token)
 
     # Reading
 

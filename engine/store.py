@@ -4,8 +4,8 @@
     DIR/rows/<label>-<hash>.parquet      the rows of one other; the hash is that of its label
     DIR/.lock, DIR/.writers/             who is writing: locks that the system gives back when their holder dies
 
-A file is written under a temporary name, synced and renamed. The temporary name holds the token of its writer, and the
-writer holds a lock of that name, so that whoever comes later knows whose half-written files nobody will finish.
+A file is written under a temporary name, synced and renamed. The temporary name holds the token of its writer, so that
+`writers` knows whose half-written files nobody will finish.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import FormatError, OutputError
+from .errors import FormatError
 from .others import Other
+from .writers import PARTIAL, Writers, as_output_error, mark_of, partial_name
 
 if TYPE_CHECKING:
     import pyarrow
@@ -31,7 +32,7 @@ __all__ = ["FORMAT", "MANIFEST", "Store", "Writer", "entry_of", "merge_entries",
 
 FORMAT = 1
 MANIFEST = "sweep.json"
-_ROWS, _WRITERS, _PARTIAL = "rows", ".writers", ".partial"
+_ROWS = "rows"
 _SYNCS = 16  # at a time: a journal commits those that wait for it together
 
 
@@ -52,6 +53,7 @@ class Store:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        self._writers = Writers(self.path)
 
     def exists(self) -> bool:
         """Whether there is a sweep in the folder."""
@@ -143,16 +145,14 @@ class Store:
         Raises:
             OutputError: they cannot be made.
         """
-        with _as_output_error(self.path):
+        with as_output_error(self.path):
             (self.path / _ROWS).mkdir(parents=True, exist_ok=True)
-            (self.path / _WRITERS).mkdir(exist_ok=True)
+            self._writers.prepare()
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Alone with the manifest; others wait."""
-        from filelock import FileLock
-
-        with _as_output_error(self.path), FileLock(self.path / ".lock", poll_interval=0.002):
+        with as_output_error(self.path), self._writers.alone():
             yield
 
     def update(self, change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
@@ -168,7 +168,7 @@ class Store:
             before = _text(manifest)
             change(manifest)
             if (text := _text(manifest)) != before:
-                temporary = self.path / f".{MANIFEST}{_PARTIAL}"  # under the lock there is one writer
+                temporary = self.path / f".{MANIFEST}{PARTIAL}"  # under the lock there is one writer
                 _write(temporary, text)
                 _sync(temporary)
                 os.replace(temporary, self.path / MANIFEST)
@@ -178,19 +178,12 @@ class Store:
     @contextmanager
     def writer(self) -> Iterator[Writer]:
         """A writer of row files; on leaving, what was not published is taken away."""
-        from filelock import FileLock
-
-        writer = Writer(self, uuid.uuid4().hex[:16])
-        path = self.path / writer.mark
-        lock = FileLock(path)
-        with self.locked():  # so that `clean` never sees the file before its lock is held
-            lock.acquire(timeout=0)
-        try:
+        with ExitStack() as stack:
+            with as_output_error(self.path):
+                token = stack.enter_context(self._writers.writing())
+            writer = Writer(self, token)
+            stack.callback(writer.discard)
             yield writer
-        finally:
-            writer.discard()
-            path.unlink(missing_ok=True)
-            lock.release()
 
     @contextmanager
     def writer_under_lock(self) -> Iterator[Writer]:
@@ -203,22 +196,8 @@ class Store:
 
     def clean(self) -> None:
         """Take away the half-written files of writers that are dead."""
-        from filelock import FileLock, Timeout
-
-        with self.locked():
-            alive = set()
-            for path in (self.path / _WRITERS).glob("*.lock"):
-                lock = FileLock(path)
-                try:
-                    lock.acquire(timeout=0)
-                except Timeout:
-                    alive.add(path.stem)
-                    continue
-                path.unlink(missing_ok=True)
-                lock.release()
-            for path in (self.path / _ROWS).glob(f".*{_PARTIAL}"):
-                if path.name.split(".")[-2] not in alive:
-                    path.unlink(missing_ok=True)
+        with as_output_error(self.path):
+            self._writers.sweep(f"{_ROWS}/.*{PARTIAL}")
 
 
 class Writer:
@@ -230,8 +209,7 @@ class Writer:
     """
 
     def __init__(self, store: Store, token: str) -> None:
-        self.store, self.token = store, token
-        self.mark = f"{_WRITERS}/{token}.lock"
+        self.store, self.token, self.mark = store, token, mark_of(token)
         self._waiting: dict[Path, Path] = {}
 
     def add(self, label: str, data: bytes) -> None:
@@ -241,9 +219,9 @@ class Writer:
             OutputError: the disk is full, or cannot be written to.
         """
         target = self.store.file(label)
-        temporary = target.with_name(f".{target.stem}.{self.token}{_PARTIAL}")
+        temporary = target.with_name(partial_name(target.stem, self.token))
         self._waiting[temporary] = target
-        with _as_output_error(self.store.path):
+        with as_output_error(self.store.path):
             _write(temporary, data)
 
     def sync(self) -> None:
@@ -252,7 +230,7 @@ class Writer:
         Raises:
             OutputError: it could not be written out.
         """
-        with _as_output_error(self.store.path):
+        with as_output_error(self.store.path):
             if len(self._waiting) < 2:
                 list(map(_sync, self._waiting))
             else:
@@ -267,7 +245,7 @@ class Writer:
         """
         if not self._waiting:
             return
-        with _as_output_error(self.store.path):
+        with as_output_error(self.store.path):
             for temporary, target in list(self._waiting.items()):
                 os.replace(temporary, target)
                 del self._waiting[temporary]
@@ -327,14 +305,3 @@ def _sync(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def _as_output_error(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(
-            f"{folder} could not be written to: {error.strerror or error}; what is finished is kept: free space or "
-            "mend the folder, and run the same command again."
-        ) from error

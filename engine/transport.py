@@ -20,7 +20,7 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Cuda", "Plain", "Slot", "free_bytes", "transport"]
+__all__ = ["Cuda", "Plain", "Slot", "free_bytes", "model", "transport"]
 
 _UNKNOWN_BYTES = 2 << 30  # taken for what is free where a device does not say
 
@@ -150,6 +150,15 @@ class Cuda(Plain):
 def transport(device: str) -> Plain:
     """That of a torch device."""
     return Cuda(device) if device.startswith("cuda") else Plain(device)
+
+
+def model(device: str) -> str:
+    """What a device is called by its maker; its kind where nobody says."""
+    import torch
+
+    kind = device.partition(":")[0]
+    name = getattr(getattr(torch, kind, None), "get_device_name", None)
+    return str(name(device)) if name is not None else kind
 
 
 def free_bytes(device: str) -> int:

@@ -19,15 +19,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import cpu, reference
+from . import reference
 from .decoders import Decoder
+from .device import DeviceTile
 from .layout import PAIR_SLOTS, SELF_SLOTS
 from .wanted import Wanted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     import torch
+
+    from .cpu import Resolve
 
 __all__ = ["TASK_BYTES", "Tile", "WORKSPACE_BYTES"]
 
@@ -43,7 +46,7 @@ _SPLIT = 2.0**27 + 1  # Dekker's constant for float64
 _SHORTEST = 1024  # rows are padded to this many elements or a larger power of two
 
 
-class Tile:
+class Tile(DeviceTile):
     """K tensors with N operands each and P pairs on a torch device: `cpu.Tile`, with the bytes in device memory.
 
     Args:
@@ -55,32 +58,16 @@ class Tile:
         KeyError: a dtype has no decoder; the engine leaves such tensors out beforehand.
     """
 
-    def __init__(
-        self,
-        codes: Sequence[str],
-        elements: np.ndarray,
-        pairs: np.ndarray,
-        device: torch.device | str,
-        *,
-        wanted: Wanted = Wanted.ALL,
-        float64: bool | None = None,
-        force: bool = False,
-    ) -> None:
+    TASK_BYTES = TASK_BYTES
+
+    def _make_slots(self) -> None:
         import torch
 
-        self._host = cpu.Tile(codes, elements, pairs, wanted=wanted, force=force)
-        self.decoders, self.itemsizes = self._host.decoders, self._host.itemsizes
-        self.elements, self.pairs, self.items = self._host.elements, self._host.pairs, self._host.items
-        self.device = torch.device(device)
         count = len(self.items)
         wide: dict[str, Any] = {"dtype": torch.float64, "device": self.device}
         self._self_slots = torch.zeros((count, len(self.decoders), SELF_SLOTS), **wide)
         self._pair_slots = torch.zeros((count, len(self.pairs), PAIR_SLOTS), **wide)
         self._tables = {d.code: _table(d.code).to(self.device) for d in self.decoders if d.code.startswith("F8")}
-
-    def tasks(self, task_bytes: int = TASK_BYTES) -> list[np.ndarray]:
-        """The items cut into runs of about `task_bytes`."""
-        return self._host.tasks(1, self._host.items, task_bytes)
 
     def run(self, items: np.ndarray, addresses: np.ndarray, arena: torch.Tensor | None = None) -> int:
         """Fill the slots of some items, on torch's current stream.
@@ -104,7 +91,16 @@ class Tile:
                 self._run_piece(items[piece], starts[piece], width, arena)
         return int(items[:, 2].sum() * self.itemsizes.sum())
 
-    def finish(self, resolve: cpu.Resolve, threads: int) -> tuple[np.ndarray, np.ndarray]:
+    def slots(self, first: int, last: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """What `run` has left of the items from `first` to before `last`, in the memory of the host."""
+        return self._self_slots[first:last].cpu(), self._pair_slots[first:last].cpu()
+
+    def put_slots(self, first: int, slots: tuple[torch.Tensor, torch.Tensor]) -> None:
+        """Take what another tile of the same tensors has of the items from `first` on, as if `run` had left it here."""
+        for mine, theirs in zip((self._self_slots, self._pair_slots), slots, strict=True):
+            mine[first:][: len(theirs)].copy_(theirs)
+
+    def finish(self, resolve: Resolve, threads: int) -> tuple[np.ndarray, np.ndarray]:
         """The sums of all tensors, certified to 1e-12, as `cpu.Tile.finish`: what is in doubt is run again there.
 
         Args:

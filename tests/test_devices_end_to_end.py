@@ -182,6 +182,14 @@ def test_bad_devices_are_a_sentence(files, tmp_path, command, options, sentence)
     assert stderr.startswith(sentence) and stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("options", [["--device", "gpu"], ["--device-memory", "0"], ["--device", "cuda:99"]], ids=str)
+def test_a_bad_device_is_told_once_for_all_others(files, options):
+    """Before any of them is opened: one does not even exist."""
+    code, stdout, stderr = run("compare", *files, f"{files[0]}.none", *options)
+    assert (code, stdout) == (2, "")
+    assert stderr.count("weighbridge: error: ") == stderr.count("\n") == 1 and "--device" in stderr
+
+
 def test_python(files):
     wanted = weighbridge.compare(files[0], files[1], device="cpu")
     found = weighbridge.compare(files[0], files[1], device="portable:cpu", device_memory="300MB")

@@ -1,8 +1,10 @@
 """The fused kernels compiled for GPUs that are not there: no register is spilled, and loads are 16 bytes wide."""
 
+import itertools
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 
+import numpy as np
 import pytest
 
 from weighbridge.kernels.decoders import DECODERS
@@ -66,3 +68,55 @@ def test_float64_instructions_of_a_pair(machines, name, most):
     doubles = sum(op.split(".")[0] in ("DADD", "DMUL", "DFMA", "DSETP", "DMNMX") for op in machine.fast)
     assert doubles <= most * pairs
     assert sum(op.startswith("F2F") for op in machine.fast) <= 2 * pairs  # each element once
+
+
+class Hopper:
+    """What Triton asks of a driver before it compiles."""
+
+    def get_current_device(self):
+        return 0
+
+    def get_current_stream(self, device):
+        return 0
+
+    def get_current_target(self):
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", 90, 32)
+
+
+@pytest.mark.parametrize(
+    ("codes", "pairs"),
+    [
+        (["F32", "F32"], [(1, 0)]),
+        (["BF16", "F32", "BF16", "BF16"], [(n, 0) for n in range(1, 4)]),
+        (["BF16"] * 5, list(itertools.combinations(range(5), 2))),
+        (["F8_E4M3"], []),
+    ],
+    ids=["pair", "star", "squares", "alone"],
+)
+def test_all_that_a_tile_launches_is_compiled_ahead(monkeypatch, codes, pairs):
+    """Triton is told to leave out compiling and launching; what it would have compiled it is asked for by its key."""
+    import torch
+    import triton
+
+    from weighbridge.kernels.gpu import Tile, compile_ahead
+    from weighbridge.kernels.gpu.fused import tile_kernel
+    from weighbridge.kernels.gpu.gather import gather_kernel
+
+    asked = []
+    monkeypatch.setattr(triton.runtime.driver, "_active", Hopper())
+    monkeypatch.setattr(
+        triton.knobs.runtime, "jit_cache_hook", lambda *, key, fn, **_: asked.append((fn.name, key)) or True
+    )
+    for kernel in (tile_kernel, gather_kernel):
+        monkeypatch.setattr(kernel, "device_caches", type(kernel.device_caches)(kernel.create_binder))
+    pairs = np.array(pairs, np.int64).reshape(-1, 2)
+    compile_ahead(codes, pairs, "cpu")
+    ahead, asked[:] = set(asked), []
+    assert len(ahead) >= 2
+    tile = Tile(codes, np.array([70_000, 3]), pairs, "cpu")
+    arena = torch.zeros(64, dtype=torch.uint8)
+    tile.run(tile.items, np.full((2, len(codes)), arena.data_ptr()), arena)
+    tile._gathered()
+    assert set(asked) == ahead

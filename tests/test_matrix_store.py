@@ -12,6 +12,7 @@ import weighbridge
 from weighbridge.engine import all_pairs, matrix_store
 from weighbridge.engine.errors import FormatError, OptionError, OutputError
 from weighbridge.engine.matrix_store import MatrixStore
+from weighbridge.engine.writers import Writers
 
 from support import families
 
@@ -93,7 +94,23 @@ def test_killed_before_every_file(paths, tmp_path):
         assert runs < 20
         assert not [path for path in out.rglob("*.parquet") if not pq.ParquetFile(path).metadata.num_rows]
     assert runs >= 4, "a manifest, three blocks or more, the task vectors"
-    assert {name: data for name, data in files(out).items() if ".partial" not in name} == files(tmp_path / "whole")
+    assert files(out) == files(tmp_path / "whole"), "nothing half-written of the runs that were killed is left"
+
+
+def test_what_the_dead_left_is_taken_away_and_the_work_of_the_living_is_not(paths, tmp_path):
+    """At the beginning of a run; and nothing of another kind, such as what `-o` is about to write there."""
+    out = tmp_path / "out"
+    weighbridge.matrix(paths[:3], out=out)
+    with Writers(out).writing() as token:
+        living = [out / "blocks" / f".000000-000001.parquet.{token}.partial", out / f".matrix.json.{token}.partial"]
+        foreign = [out / ".m.json.4711.partial", out / "blocks" / "notes.partial"]
+        dead = [out / "blocks" / f".000000-000001.parquet.{'0' * 16}.partial", out / ".tasks.parquet.4711.partial"]
+        for path in (*living, *foreign, *dead):
+            path.write_bytes(b"half")
+        (out / ".writers" / f"{'0' * 16}.lock").touch()
+        weighbridge.matrix(paths[:3], out=out)
+        assert [path.exists() for path in (*living, *foreign, *dead)] == [True] * 4 + [False] * 2
+        assert [path.stem for path in (out / ".writers").iterdir()] == [token]
 
 
 INTERRUPTED = """
@@ -195,3 +212,11 @@ def test_another_device_is_another_matrix(paths, tmp_path):
     with pytest.raises(OptionError, match="other options"):
         weighbridge.matrix(paths[:3], out=tmp_path / "out", device="portable:cpu")
     assert everything(weighbridge.matrix(paths[:3], out=tmp_path / "out")) == everything(here), "auto is the processor"
+
+
+def test_a_folder_that_cannot_be_written_to_is_a_sentence(paths, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".writers").touch()
+    with pytest.raises(OutputError, match=r"out could not be written to: File exists; what is finished is kept"):
+        weighbridge.matrix(paths[:2], out=out)

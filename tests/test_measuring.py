@@ -32,9 +32,13 @@ from measuring import (
     recorded,
     related,
     resident,
+    row_of,
+    size,
     spans,
+    torch_dtype,
     warm,
     write,
+    write_pair,
 )
 from measuring.accuracy import Errors, largest_error, record_errors, recorded_errors, relative_error
 
@@ -158,6 +162,28 @@ def test_made_up_weights_have_the_sums_that_are_said(tmp_path, code):
     assert np.fromfile(part.file, np.uint8, count=part.nbytes, offset=part.offset).tobytes() == (
         block.base[100 * size : 150 * size].tobytes()
     )
+
+
+def test_a_pair_of_files_has_the_block_over_and_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(size, "SCALE", 0.5)
+    block = related("F32", 2048)
+    base, other = write_pair(tmp_path, block, 3, 200_000)
+    assert (base.name, other.name) == ("8192-base.safetensors", "8192-other.safetensors")
+    for path, side in ((base, block.base), (other, block.other)):
+        tensors = open_checkpoint(path).tensors
+        assert [(ref.name, ref.shape, ref.dtype) for ref in tensors.values()] == [
+            (f"layer.{n}.weight", (8, 1024), "F32") for n in range(3)
+        ]
+        assert path.read_bytes().endswith(side.tobytes() * 12)
+        assert torch_dtype("F32").itemsize * 8192 == tensors["layer.0.weight"].nbytes
+
+
+@pytest.mark.parametrize(("asked", "ratio"), [("<= 0.5", 0.25), (">= 2", 4.0)])
+def test_a_row_of_what_was_timed_in_turn(asked, ratio):
+    times = Times({"ours": [1.0, 1.5, 1.0], "theirs": [4.0, 4.0, 6.0]})
+    row = row_of("why", times, against="theirs", asked=asked, ceiling="theirs", nbytes=7, machine={"cpu": "abacus"})
+    assert (row.subject, row.ratio, row.seconds, row.rounds) == ("ours", ratio, {"ours": 1.0, "theirs": 4.0}, 3)
+    assert (row.question, row.bytes, row.machine) == ("why", 7, {"cpu": "abacus"}) and row.met
 
 
 def test_speed_is_the_other_way_round():

@@ -58,7 +58,7 @@ def test_same_bits_for_any_batch(tensors, usual, monkeypatch, batch_bytes):
 
     monkeypatch.setattr(Batch, "cut", cut)
     assert same_bits(usual, computed(tensors, 2, PAIR)[0])
-    assert len(parts) > 2 * len(set(CODES))
+    assert len(parts) > len(set(CODES))
 
 
 def test_every_device_takes_part(tmp_path, monkeypatch):
@@ -66,17 +66,16 @@ def test_every_device_takes_part(tmp_path, monkeypatch):
     tensors = related_files(tmp_path, 2, ["F32"] * 6, [3000] * 6)
     wanted = execute(tensors, 2, PAIR, device="cpu")
     together = threading.Barrier(3, timeout=10)
-    waited = threading.local()
+    made = itertools.count()
 
     class Tile(ArenaTile):
         def __init__(self, *args, **options):
             super().__init__(*args, **options)
-            if not hasattr(waited, "once"):  # no device begins its first batch before the others have theirs
-                waited.once = True
+            if next(made) < 3:  # no device begins its first batch before the others have theirs
                 together.wait()
 
     stand_in(monkeypatch, Tile)
-    found, _ = computed(tensors, 2, PAIR, lanes=3)
+    found, _ = computed(tensors, 2, PAIR, lanes=3, buffer_bytes=1)
     assert same_bits((wanted.selfs, wanted.pairs), found)
     assert not together.broken
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from weighbridge.engine import pipeline, transport
+from weighbridge.engine import lane, transport
 from weighbridge.engine.devices import FUSED, PORTABLE, Device
 from weighbridge.engine.errors import DeviceError
 from weighbridge.engine.execute import execute
@@ -107,8 +107,8 @@ def test_a_device_that_fails_is_a_sentence(tensors, monkeypatch):
         def slot(self, nbytes):
             return Plain("cpu").slot(nbytes)
 
-    monkeypatch.setattr(pipeline, "transport", Broken)
-    monkeypatch.setattr(pipeline, "free_bytes", lambda name: 1 << 30)
+    monkeypatch.setattr(lane, "transport", Broken)
+    monkeypatch.setattr(lane, "free_bytes", lambda name: 1 << 30)
 
     fails = Fails("run", {1}, RuntimeError("CUDA error: an illegal memory access\nCUDA kernel errors ..."))
     stand_in(monkeypatch, fails.tile)
@@ -123,7 +123,7 @@ def test_a_device_that_cannot_be_opened_is_a_sentence(tensors, monkeypatch):
     def full(name):
         raise RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported")
 
-    monkeypatch.setattr(pipeline, "transport", full)
+    monkeypatch.setattr(lane, "transport", full)
     with pytest.raises(DeviceError, match=r"^cuda:0 failed: CUDA error: out of memory; use --device cpu\.$"):
         computed(tensors, 2, PAIR, devices=[Device("cuda:0", FUSED)])
 
@@ -185,7 +185,7 @@ def test_free_memory(monkeypatch):
 
 
 def test_a_margin_is_left(monkeypatch):
-    monkeypatch.setattr(pipeline, "free_bytes", lambda name: 16 << 30)
+    monkeypatch.setattr(lane, "free_bytes", lambda name: 16 << 30)
     stand_in(monkeypatch)
     _, line = computed([], 2, PAIR, devices=[Device("cpu", FUSED)])
     assert line.lanes[0]._budget == 15 << 30

@@ -7,11 +7,12 @@ the host's clock until the sums are in its memory.
 
 from collections.abc import Iterator
 
+from weighbridge.kernels.decoders import DECODERS
+
 from .rig import COPY, Resident, Rig, check
 from measuring import ELEMENTS, Row, plainly, related, scaled
 
 ASKED = {"F32": ">= 0.95", "BF16": ">= 0.95", "F8_E4M3": ">= 0.8"}
-ITEMSIZE = {"F32": 4, "BF16": 2, "F8_E4M3": 1}
 OPERAND_BYTES = 4 << 30
 
 
@@ -21,7 +22,7 @@ def rows(rig: Rig) -> Iterator[Row]:
 
 
 def _row(rig: Rig, code: str, asked: str) -> Row:
-    times = max(scaled(OPERAND_BYTES) // (ELEMENTS * ITEMSIZE[code]), 1)
+    times = max(scaled(OPERAND_BYTES) // (ELEMENTS * DECODERS[code].itemsize), 1)
     block = related(code)
     held = Resident(rig, code, block, [times * ELEMENTS], [(1, 0)])
     selfs, pairs = held.sums()

@@ -7,11 +7,12 @@ the base takes part in 16 pairs.
 
 from collections.abc import Iterator
 
+from weighbridge.kernels.decoders import DECODERS
+
 from .rig import COPY, Resident, Rig, check
 from measuring import ELEMENTS, Row, plainly, related, scaled
 
 ASKED = {"F32": ">= 0.9", "BF16": ">= 0.6"}
-ITEMSIZE = {"F32": 4, "BF16": 2}
 OTHERS = 16
 OPERAND_BYTES = 1 << 30
 
@@ -22,7 +23,7 @@ def rows(rig: Rig) -> Iterator[Row]:
 
 
 def _row(rig: Rig, code: str, asked: str) -> Row:
-    times = max(scaled(OPERAND_BYTES) // (ELEMENTS * ITEMSIZE[code]), 1)
+    times = max(scaled(OPERAND_BYTES) // (ELEMENTS * DECODERS[code].itemsize), 1)
     blocks = [related(code, noise=0.002 * seed, seed=seed) for seed in range(1, OTHERS + 1)]
     data = [blocks[0].base, *(block.other for block in blocks)]
     held = Resident(rig, code, data, [times * ELEMENTS], [(n, 0) for n in range(1, OTHERS + 1)])

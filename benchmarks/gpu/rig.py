@@ -12,7 +12,7 @@ import torch
 from weighbridge.kernels.decoders import DECODERS
 from weighbridge.kernels.sums import PAIR_SUMS, SELF_SUMS
 
-from measuring.results import Row, machine, versions
+from measuring.results import Row, machine, row_of, versions
 from measuring.turns import Times
 
 __all__ = ["COPY", "Resident", "Rig", "check"]
@@ -77,20 +77,8 @@ class Rig:
 
     def row(self, question: str, times: Times, *, against: str, asked: str, ceiling: str, nbytes: int) -> Row:
         """The row of a figure; see `measuring.Row`."""
-        subject = next(iter(times.seconds))
-        return Row(
-            question=f"gpu_{question}",
-            subject=subject,
-            against=against,
-            asked=asked,
-            ratio=times.speed(against) if asked.startswith(">=") else times.ratio(against),
-            seconds={name: times.median(name) for name in times.seconds},
-            ceiling=ceiling,
-            bytes=nbytes,
-            rounds=len(times.seconds[subject]),
-            machine=self.machine,
-            versions=self.versions,
-        )
+        what = {"against": against, "asked": asked, "ceiling": ceiling, "nbytes": nbytes}
+        return row_of(f"gpu_{question}", times, **what, machine=self.machine, versions=self.versions)
 
     def synchronize(self) -> None:
         """Wait for the device."""

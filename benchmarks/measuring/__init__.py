@@ -2,14 +2,27 @@
 
 from .cache import drop, kept_warm, resident, warm
 from .ceiling import Span, bare_sum, cold_read, joined_spans
-from .results import Row, record, recorded
+from .results import Row, record, recorded, row_of
 from .size import SCALE, scaled
 from .turns import Seconds, Times, command, in_turn
-from .weights import ELEMENTS, Block, joined, moved, plainly, related, spans, write
+from .weights import (
+    ELEMENTS,
+    TORCH_NAMES,
+    Block,
+    joined,
+    moved,
+    plainly,
+    related,
+    spans,
+    torch_dtype,
+    write,
+    write_pair,
+)
 
 __all__ = [
     "ELEMENTS",
     "SCALE",
+    "TORCH_NAMES",
     "Block",
     "Row",
     "Seconds",
@@ -29,8 +42,11 @@ __all__ = [
     "recorded",
     "related",
     "resident",
+    "row_of",
     "scaled",
     "spans",
+    "torch_dtype",
     "warm",
     "write",
+    "write_pair",
 ]

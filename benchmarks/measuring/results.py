@@ -12,6 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from .turns import Times
+
 RESULTS = Path(__file__).parent.parent / "results"
 ACCURACY = RESULTS / "accuracy.json"  # of another form: errors, not times
 _PACKAGES = ("weighbridge", "numpy", "numba", "safetensors", "torch", "modeldelta", "numkong")
@@ -66,6 +68,26 @@ class Row:
     @property
     def _place(self) -> tuple[str, str, str, str]:
         return (self.question, self.subject, self.against, json.dumps(self.machine, sort_keys=True))
+
+
+def row_of(question: str, times: Times, *, against: str, asked: str, ceiling: str, nbytes: int, **where: Any) -> Row:
+    """The row of what was timed in turn, the subject first; `where` are attributes of the row that are not this one's.
+
+    `asked` says the direction: "<= 1.15" is the subject's time over the other's, ">= 20" how many times as fast it is.
+    """
+    subject = next(iter(times.seconds))
+    return Row(
+        question=question,
+        subject=subject,
+        against=against,
+        asked=asked,
+        ratio=times.speed(against) if asked.startswith(">=") else times.ratio(against),
+        seconds={name: times.median(name) for name in times.seconds},
+        ceiling=ceiling,
+        bytes=nbytes,
+        rounds=len(times.seconds[subject]),
+        **where,
+    )
 
 
 def record(row: Row, folder: Path = RESULTS) -> None:

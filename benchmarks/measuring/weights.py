@@ -5,13 +5,16 @@ to a question about gigabytes is checked against float64 arithmetic on a megabyt
 its own, so caches gain nothing from it.
 """
 
+from __future__ import annotations
+
+import itertools
 import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -22,12 +25,15 @@ from weighbridge.kernels.decoders import DECODERS
 from weighbridge.kernels.sums import PAIR_SUMS, SELF_SUMS
 
 from .ceiling import Span
-from .size import SCALE
+from .size import SCALE, scaled
+
+if TYPE_CHECKING:
+    import torch
 
 ELEMENTS = 1024 * (1013 if SCALE >= 1 else 61)
 """Of a block, unless told. No power of two: no operand lies a power of two away from another, where caches alias."""
 
-_TORCH = {
+TORCH_NAMES = {
     "F64": "float64",
     "F32": "float32",
     "F16": "float16",
@@ -36,6 +42,8 @@ _TORCH = {
     "F8_E5M2": "float8_e5m2",
     "I8": "int8",
 }
+"""The dtypes in which weights are made up, and what torch calls them."""
+
 # Weights of a dtype of 8 bits are stored with a scale that fills its range.
 _SCALED = {"F8_E4M3": 500.0, "F8_E5M2": 500.0, "I8": 500.0}
 
@@ -63,7 +71,15 @@ def _stored(values: np.ndarray, code: str) -> np.ndarray:
     tensor = torch.from_numpy(values * _SCALED.get(code, 1.0))
     if code == "I8":
         tensor = tensor.round().clamp(-127, 127)
-    return tensor.to(getattr(torch, _TORCH[code])).view(torch.uint8).numpy()
+    return tensor.to(torch_dtype(code)).view(torch.uint8).numpy()
+
+
+def torch_dtype(code: str) -> torch.dtype:
+    """Torch's dtype for one of ours."""
+    import torch
+
+    found: torch.dtype = getattr(torch, TORCH_NAMES[code])
+    return found
 
 
 def write(path: Path, shapes: Mapping[str, Sequence[int]], code: str, data: Iterable[np.ndarray]) -> Path:
@@ -94,6 +110,20 @@ def write(path: Path, shapes: Mapping[str, Sequence[int]], code: str, data: Iter
         os.fsync(file.fileno())
     os.replace(partial, path)
     return path
+
+
+def write_pair(folder: Path, block: Block, tensors: int, nbytes: int) -> list[Path]:
+    """A base and an other of so many bytes at this scale: float32 tensors of equal size, which hold the block anew.
+
+    Returns:
+        The two files, `<elements>-base.safetensors` and `<elements>-other.safetensors`.
+    """
+    elements = scaled(nbytes, tensors * block.base.size) // tensors // 4
+    shapes = {f"layer.{number}.weight": (elements // 1024, 1024) for number in range(tensors)}
+    return [
+        write(folder / f"{elements}-{side}.safetensors", shapes, "F32", itertools.repeat(data))
+        for side, data in zip(Block._fields, block, strict=True)
+    ]
 
 
 def joined(*checkpoints: Checkpoint) -> list[Joined]:

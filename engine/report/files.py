@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import OutputError
+from ..writers import partial_name
 
 __all__ = ["check_writable", "write_whole"]
 
@@ -32,12 +33,16 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         raise OutputError(f"{path} cannot be written: no permission to make files in {folder}; choose another folder.")
 
 
-def write_whole(path: str | os.PathLike[str], text: str | bytes) -> None:
+def write_whole(path: str | os.PathLike[str], text: str | bytes, token: object = None) -> None:
     """Writes the bytes, or the text as UTF-8, so that the file holds all of it or what it held before.
 
     A temporary file in the same folder is written, synced and renamed over the target; an existing file keeps its
     permissions, a symbolic link keeps pointing at what is written. Pipes and devices (`/dev/stdout`) are written to.
 
+    Args:
+        path: the file.
+        text: what it is to hold.
+        token: whose temporary file it is, see `writers`; by default this process's.
     Raises:
         OutputError: the file could not be written; nothing of it is left.
     """
@@ -48,7 +53,7 @@ def write_whole(path: str | os.PathLike[str], text: str | bytes) -> None:
         if _is_special(target):
             target.write_bytes(data)
             return
-        temporary = target.with_name(f".{target.name[:100]}.{os.getpid()}.partial")
+        temporary = target.with_name(partial_name(target.name[:100], token or os.getpid()))
         try:
             _write_synced(temporary, data, _mode(target))
             os.replace(temporary, target)

@@ -23,6 +23,7 @@ instructions in squares of 2 x 2, 4 more at the end of a strip: at most 1.5 T pa
 """
 
 from .available import available
+from .compiling import compile_ahead
 from .tile import TASK_BYTES, Tile
 
-__all__ = ["TASK_BYTES", "Tile", "available"]
+__all__ = ["TASK_BYTES", "Tile", "available", "compile_ahead"]

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import cpu
-from ..wanted import Wanted
+from ..device import DeviceTile
 from .cells import Launch, launches
 from .constants import SLOTS, STRIP, STRIPS, SUMS, THREADS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import torch
 
-__all__ = ["TASK_BYTES", "Tile", "options", "tile_constants"]
+    from ..cpu import Resolve
+
+__all__ = ["TASK_BYTES", "Tile", "on_current", "options", "tile_constants"]
 
 TASK_BYTES = 64 << 20
 """About what one launch takes of a file: long against its cost, short against the memory of a device."""
@@ -42,7 +42,14 @@ def options() -> dict[str, Any]:
     return {"num_warps": THREADS // 32, "enable_fp_fusion": False}
 
 
-class Tile:
+def on_current(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Within, Triton launches and compiles for this device: it goes by torch's current one."""
+    import torch
+
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+
+
+class Tile(DeviceTile):
     """K tensors with N operands each and P pairs on a GPU: `cpu.Tile`, with the bytes in device memory.
 
     Args:
@@ -55,23 +62,12 @@ class Tile:
         KeyError: a dtype has no decoder; the engine leaves such tensors out beforehand.
     """
 
-    def __init__(
-        self,
-        codes: Sequence[str],
-        elements: np.ndarray,
-        pairs: np.ndarray,
-        device: torch.device | str,
-        *,
-        wanted: Wanted = Wanted.ALL,
-        float64: bool | None = None,
-        force: bool = False,
-    ) -> None:
+    TASK_BYTES = TASK_BYTES
+
+    def _make_slots(self) -> None:
         import torch
 
-        self._host = cpu.Tile(codes, elements, pairs, wanted=wanted, force=force)
-        self.decoders, self.itemsizes = self._host.decoders, self._host.itemsizes
-        self.elements, self.pairs, self.items = self._host.elements, self._host.pairs, self._host.items
-        self.device = torch.device(device)
+        codes = [decoder.code for decoder in self.decoders]
         self._launches = [
             (launch, torch.from_numpy(launch.cells).to(self.device)) for launch in launches(codes, self.pairs)
         ]
@@ -80,10 +76,6 @@ class Tile:
         self._slots = torch.zeros(
             (len(self.items) * STRIPS, self._columns, SLOTS), dtype=torch.float64, device=self.device
         )
-
-    def tasks(self, task_bytes: int = TASK_BYTES) -> list[np.ndarray]:
-        """The items cut into runs of about `task_bytes`."""
-        return self._host.tasks(1, self._host.items, task_bytes)
 
     def run(self, items: np.ndarray, addresses: np.ndarray, arena: torch.Tensor) -> int:
         """Fill the slots of some items, on torch's current stream.
@@ -106,7 +98,7 @@ class Tile:
         table = self._on_device(np.c_[items[:, 3], items[:, 2], starts // 16])
         words = arena[: arena.numel() // 4 * 4].view(torch.int32)
         strips = -(-int(items[:, 2].max()) // STRIP)
-        with self._current():
+        with on_current(self.device):
             for launch, cells in self._launches:
                 tile_kernel[(len(items) * strips * len(cells),)](
                     words,
@@ -122,7 +114,15 @@ class Tile:
                 )
         return int(items[:, 2].sum() * self.itemsizes.sum())
 
-    def finish(self, resolve: cpu.Resolve, threads: int) -> tuple[np.ndarray, np.ndarray]:
+    def slots(self, first: int, last: int) -> torch.Tensor:
+        """What `run` has left of the items from `first` to before `last`, in the memory of the host."""
+        return self._slots[first * STRIPS : last * STRIPS].cpu()
+
+    def put_slots(self, first: int, slots: torch.Tensor) -> None:
+        """Take what another tile of the same tensors has of the items from `first` on, as if `run` had left it here."""
+        self._slots[first * STRIPS :][: len(slots)].copy_(slots)
+
+    def finish(self, resolve: Resolve, threads: int) -> tuple[np.ndarray, np.ndarray]:
         """The sums of all tensors, certified to 1e-12, as `cpu.Tile.finish`: what is in doubt is run again there.
 
         The slots are added on the device, and what comes back is one copy of (K, N + P) sums.
@@ -152,7 +152,7 @@ class Tile:
         sums = torch.zeros((tensors, self._columns, SUMS), dtype=torch.float64, device=self.device)
         if sums.numel():
             first = np.searchsorted(self.items[:, 0], np.arange(tensors + 1)) * STRIPS
-            with self._current():
+            with on_current(self.device):
                 gather_kernel[(tensors * self._columns,)](
                     self._slots, self._on_device(first), sums, self._columns, **options()
                 )
@@ -166,10 +166,3 @@ class Tile:
         if self.device.type != "cuda":
             return host
         return host.pin_memory().to(self.device, non_blocking=True)
-
-    def _current(self) -> Any:
-        import contextlib
-
-        import torch
-
-        return torch.cuda.device(self.device) if self.device.type == "cuda" else contextlib.nullcontext()

@@ -39,6 +39,13 @@ class ArenaTile(cpu.Tile):
         arena.fill_(0xFF)
         return taken
 
+    def slots(self, first, last):
+        return self._self_slots[first:last].copy(), self._pair_slots[first:last].copy()
+
+    def put_slots(self, first, slots):
+        for mine, theirs in zip((self._self_slots, self._pair_slots), slots, strict=True):
+            mine[first : first + len(theirs)] = theirs
+
     def finish(self, resolve, threads):
         assert next(self._part, None) is None
         return super().finish(resolve, threads)
