@@ -62,13 +62,17 @@ def assert_each_set_is_a_part(backend, stack, codes, pairs=ALL_PAIRS, sets=SETS)
 
 @pytest.mark.parametrize("code", CODES)
 def test_every_dtype(backend, code):
-    """Near copies, an equal copy, an unrelated tensor: Σxy is derived, 0 differs, Σxy is taken from the products."""
+    """Near copies, an equal copy, an unrelated tensor: Σxy is derived, 0 differs, Σxy is taken from the products.
+
+    Five operands: the four pairs of the first go through one loop.
+    """
     rng = np.random.default_rng(70)
     stack = []
     for size in (0, 1, 17, BLOCK + 3, 2 * BLOCK):
         base = random_tensor(code, size, rng)
-        stack.append([base, nearby(base, code, rng), base.copy(), random_tensor(code, size, rng)])
-    assert_each_set_is_a_part(backend, stack, [code] * 4)
+        near = [nearby(base, code, rng) for _ in range(2)]
+        stack.append([base, *near, base.copy(), random_tensor(code, size, rng)])
+    assert_each_set_is_a_part(backend, stack, [code] * 5, list(itertools.combinations(range(5), 2)))
 
 
 @pytest.mark.parametrize("codes", MIXED)
