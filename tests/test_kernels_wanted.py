@@ -10,7 +10,17 @@ from weighbridge.kernels.layout import BLOCK
 from weighbridge.kernels.sums import CHUNK, PAIR_SUMS, SELF_SUMS
 from weighbridge.kernels.wanted import Wanted
 
-from support.kernel_cases import BACKENDS, CODES, nearby, random_tensor, raw, run, same_bits
+from support.kernel_cases import (
+    BACKENDS,
+    CODES,
+    assert_same_bits_in_every_layout,
+    check_against_reference,
+    nearby,
+    random_tensor,
+    raw,
+    run,
+    same_bits,
+)
 
 # Each sum alone, and what a tree of descent needs. Every set costs two compilations of seconds, so these stand for all:
 # what code is emitted for a sum does not depend on any other.
@@ -52,13 +62,17 @@ def assert_each_set_is_a_part(backend, stack, codes, pairs=ALL_PAIRS, sets=SETS)
 
 @pytest.mark.parametrize("code", CODES)
 def test_every_dtype(backend, code):
-    """Near copies, an equal copy, an unrelated tensor: Σxy is derived, 0 differs, Σxy is taken from the products."""
+    """Near copies, an equal copy, an unrelated tensor: Σxy is derived, 0 differs, Σxy is taken from the products.
+
+    Five operands: the four pairs of the first go through one loop.
+    """
     rng = np.random.default_rng(70)
     stack = []
     for size in (0, 1, 17, BLOCK + 3, 2 * BLOCK):
         base = random_tensor(code, size, rng)
-        stack.append([base, nearby(base, code, rng), base.copy(), random_tensor(code, size, rng)])
-    assert_each_set_is_a_part(backend, stack, [code] * 4)
+        near = [nearby(base, code, rng) for _ in range(2)]
+        stack.append([base, *near, base.copy(), random_tensor(code, size, rng)])
+    assert_each_set_is_a_part(backend, stack, [code] * 5, list(itertools.combinations(range(5), 2)))
 
 
 @pytest.mark.parametrize("codes", MIXED)
@@ -80,6 +94,22 @@ def test_units_that_differ(backend, code):
     rng = np.random.default_rng(73)
     small, large = (np.round(rng.normal(0, 50, BLOCK + 9)) * step for step in (2.0**-9, 1.0))
     assert_each_set_is_a_part(backend, [raw(small, large, 3 * small, small + 1, dtype=FLOAT[code])], [code] * 4)
+
+
+def test_products_are_derived_over_any_shift():
+    """Whole numbers beside multiples of 2**-s: Σxy comes from Σx², Σy² and Σ(x-y)² in the smaller unit, exactly."""
+    rng = np.random.default_rng(76)
+    size = BLOCK + 9
+    stack = []
+    for s in range(27):
+        x = (rng.integers(-128, 128, size) * 2.0**-s).astype(np.float32)
+        whole = rng.integers(-(2**15), 2**15, size, np.int16)
+        small = rng.integers(-128, 128, size, np.int8) >> min(s // 3, 6)
+        stack.append([(x.view(np.uint32) >> 16).astype(np.uint16), whole, small, rng.integers(0, 2, size, np.uint8)])
+    stack = [[operand.view(np.uint8) for operand in tensor] for tensor in stack]
+    codes = ["BF16", "I16", "I8", "BOOL"]
+    assert_same_bits_in_every_layout(cpu.tile_sums, stack, codes)
+    check_against_reference(cpu.tile_sums, stack, codes, ALL_PAIRS)
 
 
 @pytest.mark.parametrize("code", FLOAT)

@@ -53,7 +53,8 @@ class Tile(DeviceTile):
     """K tensors with N operands each and P pairs on a GPU: `cpu.Tile`, with the bytes in device memory.
 
     Args:
-        codes, elements, pairs, wanted: as for `cpu.tile_sums`.
+        codes, elements, pairs: as for `cpu.tile_sums`.
+        wanted: as there. The kernels take all sums, and those that are not wanted are left out at the end.
         device: a CUDA device, or its name (under Triton's interpreter: the CPU).
         float64: taken for the interface's sake: sums are float64 always. Consumer cards have 1/64 of float32's rate
             for it, so there the kernels are right and slow.
