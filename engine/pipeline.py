@@ -249,7 +249,9 @@ class Lane:
         """One tile: all tasks through the ring."""
         of = self._of
         with self._transport.computing():
-            tile = self.device.kernels.Tile(batch.dtypes, batch.elements, of.pairs, self.device.name)
+            tile = self.device.kernels.Tile(
+                batch.dtypes, batch.elements, of.pairs, self.device.name, float64=self.device.float64
+            )
         sizes = batch.elements[:, None] * tile.itemsizes
         with of.opening:
             packing = Packing(of.files, batch.placed, sizes, tile.itemsizes)

@@ -18,10 +18,13 @@ __all__ = [
     "exact_differences",
     "exact_elements",
     "exact_products",
+    "kind_of_run",
     "largest_fast",
     "needs_least",
+    "products_underflow",
     "scale_of",
     "size_of",
+    "unit_of",
 ]
 
 _NO_SPAN = 1000
@@ -82,6 +85,33 @@ def exact_differences(x: str, y: str) -> bool:
 
 
 @triton.constexpr_function
+def kind_of_run(x: str, y: str | None, length: int, cancels: bool) -> int:
+    """In how many float32 so many terms are added before they come to a sum in three parts.
+
+    1 where that is exact; 2 where that is exact, or where the sum is of one sign and so good enough; 3: no run, every
+    term goes to the three by itself.
+
+    Args:
+        x: the dtype of the terms,
+        y: ... or of a factor of them, None for none, "-" for differences of two elements of x.
+        length: terms.
+        cancels: whether their signs differ.
+    """
+    bits = _SPANS[x] + (0 if y is None else 1 if y == "-" else _SPANS[y])
+    more = (length - 1).bit_length()
+    if bits + more <= 24:
+        return 1
+    # The first of two holds 24 bits, its errors are `length` numbers below the last of these and are added exactly too.
+    return 2 if bits + 2 * more <= 48 or not cancels else 3
+
+
+@triton.constexpr_function
+def products_underflow(x: str, y: str) -> bool:
+    """Whether products may be below what float32 holds."""
+    return max(_SPANS[x], _SPANS[y]) == _NO_SPAN
+
+
+@triton.constexpr_function
 def needs_least(x: str, y: str, pairs: bool) -> bool:
     """Whether anything depends on the smallest magnitudes."""
     exact = exact_elements(x)
@@ -94,6 +124,12 @@ def needs_least(x: str, y: str, pairs: bool) -> bool:
 def scale_of(code: str) -> float:
     """The unit of what the fast decoder returns."""
     return _SCALES[code]
+
+
+@triton.constexpr_function
+def unit_of(x: str, y: str) -> float:
+    """The unit of what a walk adds up: 1 where dtypes differ."""
+    return _SCALES[x] if x == y else 1.0
 
 
 @triton.constexpr_function

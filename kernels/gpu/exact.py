@@ -10,15 +10,22 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-__all__ = ["added", "bits_of", "joined_lanes", "largest_of"]
+__all__ = ["added", "bits_of", "joined_lanes", "largest_of", "two_sum"]
+
+
+@triton.jit
+def two_sum(a, b):
+    """a + b as the rounded sum and what it lacks."""
+    total = a + b
+    back = total - a
+    return total, (a - (total - back)) + (b - back)
 
 
 @triton.jit
 def added(high, low, term):
     """(high, low) with the term added: the rounding error of high goes to low."""
-    total = high + term
-    back = total - high
-    return total, low + ((high - (total - back)) + (term - back))
+    total, error = two_sum(high, term)
+    return total, low + error
 
 
 @triton.jit
