@@ -84,10 +84,23 @@ def pair_bound(xs, ys, CODE_X: tl.constexpr, CODE_Y: tl.constexpr, SCALE: tl.con
 
 
 @triton.jit
-def close_self(slots, column, sums, bound, SCALE: tl.constexpr):
-    """The lanes of self sums added and stored, in units of 1 again; column and bound are [A, 1]."""
+def _joined(high, low, EXACT: tl.constexpr):
+    """The sum [A, B] of lanes in two parts."""
+    if EXACT:
+        total = tl.sum(high, axis=2)
+        return total, tl.zeros(total.shape, tl.float64)
+    else:
+        return joined_lanes(high, low, LOG2_THREADS)
+
+
+@triton.jit
+def close_self(slots, column, sums, bound, EXACT: tl.constexpr, SCALE: tl.constexpr):
+    """The lanes of self sums added and stored, in units of 1 again; column and bound are [A, 1].
+
+    EXACT: no Σx of a strip rounds.
+    """
     sum_abs, squares, total, low, _, _, nonfinite = sums
-    high, rest = joined_lanes(total[:, None, :], low[:, None, :], LOG2_THREADS)
+    high, rest = _joined(total[:, None, :], low[:, None, :], EXACT)
     _store(
         slots,
         column,
@@ -102,20 +115,30 @@ def close_self(slots, column, sums, bound, SCALE: tl.constexpr):
 
 
 @triton.jit
-def close_pairs(slots, column, sums, bound, SCALE: tl.constexpr):
-    """The lanes of pair sums added and stored; column and bound are [A, B], the bound in units of 1 already."""
+def close_pairs(
+    slots, column, sums, x_squares, y_squares, bound,
+    EXACT: tl.constexpr, DERIVED: tl.constexpr, SCALE: tl.constexpr,
+):  # fmt: skip
+    """The lanes of pair sums added and stored; column and bound are [A, B], the bound in units of 1 already.
+
+    EXACT: no Σxy of a strip rounds. DERIVED: Σ(x-y)² is taken from it and the lanes of Σx² and Σy².
+    """
     sum_abs, squares, dot, low, largest, differing = sums
-    high, rest = joined_lanes(dot, low, LOG2_THREADS)
+    high, rest = _joined(dot, low, EXACT)
+    if DERIVED:
+        apart = tl.sum(x_squares, axis=1)[:, None] + tl.sum(y_squares, axis=1)[None, :] - 2 * high
+    else:
+        apart = tl.sum(squares, axis=2)
     _store(
         slots,
         column,
         tl.sum(sum_abs, axis=2) * SCALE,
-        tl.sum(squares, axis=2) * (SCALE * SCALE),
+        apart * (SCALE * SCALE),
         high * (SCALE * SCALE),
         rest * (SCALE * SCALE),
         bound,
         largest_of(largest) * SCALE,
-        tl.sum(differing, axis=2),
+        tl.sum(differing.to(tl.int32), axis=2),
     )
 
 

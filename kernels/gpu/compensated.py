@@ -36,14 +36,15 @@ from . import constants
 from .closing import close_pairs, close_self, joined_bound, pair_bound, self_bound
 from .dtypes import (
     bits_in,
+    derives_squares,
     exact_differences,
     exact_elements,
     exact_products,
+    exact_strip,
     kind_of_run,
     largest_fast,
     products_underflow,
     size_of,
-    unit_of,
 )
 from .exact import bits_of, largest_of, two_sum
 from .walk import columns_of, no_pairs, no_self, place, value, vector, words
@@ -135,19 +136,24 @@ def _end_run(sums, KIND: tl.constexpr):
 
 
 @triton.jit
-def _add_self(sums, x, CODE: tl.constexpr, WANTED: tl.constexpr, K: tl.constexpr, RUN: tl.constexpr):
+def _add_self(
+    sums, x, CODE: tl.constexpr, WANTED: tl.constexpr, SQUARES: tl.constexpr, K: tl.constexpr, RUN: tl.constexpr
+):
     """An element of each operand, the Kth of a run, added to its sums [A, THREADS]."""
     size, squares, total, largest = sums
     largest = tl.maximum(largest, tl.abs(x), propagate_nan=NAN_WINS)
+    if SQUARES:
+        KIND: tl.constexpr = kind_of_run(CODE, CODE, RUN, False)
+        squares = _plus_product(squares, x, x, 2 * bits_in(CODE), KIND, K == 0)
+        if K == RUN - 1:
+            squares = _end_run(squares, KIND)
     if WANTED:
         SIZE: tl.constexpr = kind_of_run(CODE, None, RUN, False)
-        SQUARES: tl.constexpr = kind_of_run(CODE, CODE, RUN, False)
         TOTAL: tl.constexpr = kind_of_run(CODE, None, RUN, True)
         size = _plus(size, tl.abs(x), SIZE, K == 0)
-        squares = _plus_product(squares, x, x, 2 * bits_in(CODE), SQUARES, K == 0)
         total = _plus(total, x, TOTAL, K == 0)
         if K == RUN - 1:
-            size, squares, total = _end_run(size, SIZE), _end_run(squares, SQUARES), _end_run(total, TOTAL)
+            size, total = _end_run(size, SIZE), _end_run(total, TOTAL)
     return size, squares, total, largest
 
 
@@ -156,7 +162,6 @@ def _add_pairs(sums, x, y, CODE_X: tl.constexpr, CODE_Y: tl.constexpr, K: tl.con
     """An element of every x [A, THREADS] and y [B, THREADS] added to the sums of their pairs [A, B, THREADS]."""
     size, squares, dot, largest, rest, differing = sums
     x, y = x[:, None, :], y[None, :, :]
-    differing += (x != y).to(tl.int32)
     DOT: tl.constexpr = kind_of_run(CODE_X, CODE_Y, RUN, True)
     dot = _plus_product(dot, x, y, bits_in(CODE_X) + bits_in(CODE_Y), DOT, K == 0)
     if exact_differences(CODE_X, CODE_Y):
@@ -164,7 +169,8 @@ def _add_pairs(sums, x, y, CODE_X: tl.constexpr, CODE_Y: tl.constexpr, K: tl.con
         d = x - y
         largest = tl.maximum(largest, tl.abs(d), propagate_nan=NAN_WINS)
         size = _plus(size, tl.abs(d), SIZE, K == 0)
-        squares = _plus_product(squares, d, d, 48, TWO, K == 0)
+        if not derives_squares(CODE_X, CODE_Y):
+            squares = _plus_product(squares, d, d, 48, TWO, K == 0)
     else:
         SIZE: tl.constexpr = TWO
         d, lack = two_sum(x, -y)
@@ -175,8 +181,11 @@ def _add_pairs(sums, x, y, CODE_X: tl.constexpr, CODE_Y: tl.constexpr, K: tl.con
         size = _plus_both(size, d, lack, SIZE, K == 0)
         rest = tl.where(d > largest, lack, tl.where(d == largest, tl.maximum(rest, lack), rest))
         largest = tl.maximum(largest, d, propagate_nan=NAN_WINS)
+    differing += tl.where(d != 0.0, 1.0, 0.0)
     if K == RUN - 1:
-        size, squares, dot = _end_run(size, SIZE), _end_run(squares, TWO), _end_run(dot, DOT)
+        size, dot = _end_run(size, SIZE), _end_run(dot, DOT)
+        if not derives_squares(CODE_X, CODE_Y):
+            squares = _end_run(squares, TWO)
     return size, squares, dot, largest, rest, differing
 
 
@@ -189,7 +198,7 @@ def _vector(
     """The next WIDTH elements of each thread: 16 bytes of an operand at a time."""
     WIDTH_X: tl.constexpr = 16 // size_of(CODE_X)
     WIDTH_Y: tl.constexpr = 16 // size_of(CODE_Y)
-    SCALED: tl.constexpr = CODE_X == CODE_Y
+    DERIVED: tl.constexpr = PAIRS and derives_squares(CODE_X, CODE_Y)
     for k in tl.static_range(WIDTH):
         if k % WIDTH_X == 0:
             x_first = first + k
@@ -197,11 +206,11 @@ def _vector(
         if PAIRS and k % WIDTH_Y == 0:
             y_first = first + k
             y_words = words(arena, y_at, y_first, length, size_of(CODE_Y), MASKED)
-        x = value(x_words, x_first, length, k % WIDTH_X, CODE_X, SCALED, MASKED, False)
-        xs = _add_self(xs, x, CODE_X, SELF_X, k, WIDTH)
+        x = value(x_words, x_first, length, k % WIDTH_X, CODE_X, False, MASKED, False)
+        xs = _add_self(xs, x, CODE_X, SELF_X, SELF_X or DERIVED, k, WIDTH)
         if PAIRS:
-            y = value(y_words, y_first, length, k % WIDTH_Y, CODE_Y, SCALED, MASKED, False)
-            ys = _add_self(ys, y, CODE_Y, SELF_Y, k, WIDTH)
+            y = value(y_words, y_first, length, k % WIDTH_Y, CODE_Y, False, MASKED, False)
+            ys = _add_self(ys, y, CODE_Y, SELF_Y, SELF_Y or DERIVED, k, WIDTH)
             pairs = _add_pairs(pairs, x, y, CODE_X, CODE_Y, k, WIDTH)
     return xs, ys, pairs
 
@@ -233,13 +242,13 @@ def _narrow(sums):
 @triton.jit
 def _close_operands(
     slots, column, sums,
-    CODE: tl.constexpr, WANTED: tl.constexpr, SCALED: tl.constexpr, UNIT: tl.constexpr,
+    CODE: tl.constexpr, WANTED: tl.constexpr,
 ):  # fmt: skip
     """The slots of self sums [A, THREADS] filled; the largest magnitudes [A, 1] and whether they are sound."""
     size, squares, total, largest = sums
     bits = bits_of(largest.to(tl.float64))
     most = largest_of(bits[:, None, :])
-    sound = (most <= min(largest_fast(CODE, SCALED), LARGEST)) & ((most >= SMALLEST) | (most == 0))
+    sound = (most <= min(largest_fast(CODE, False), LARGEST)) & ((most >= SMALLEST) | (most == 0))
     if WANTED:
         total, low, lost = _wide(total)
         lanes = _narrow(size), _narrow(squares), total, low, bits, bits, tl.zeros(bits.shape, tl.int32)
@@ -247,12 +256,15 @@ def _close_operands(
             bound = tl.zeros(most.shape, tl.float64)
         else:
             bound = tl.sum(lost, axis=1)[:, None] + self_bound(lanes, "F64")
-        close_self(slots, column, lanes, bound, UNIT)
+        close_self(slots, column, lanes, bound, exact_strip(CODE, None), 1.0)
     return most, sound
 
 
 @triton.jit
-def _close_pairs(slots, column, sums, x_most, y_most, CODE_X: tl.constexpr, CODE_Y: tl.constexpr, UNIT: tl.constexpr):
+def _close_pairs(
+    slots, column, sums, x_squares, y_squares, x_most, y_most,
+    CODE_X: tl.constexpr, CODE_Y: tl.constexpr,
+):  # fmt: skip
     """The slots of pair sums [A, B, THREADS] filled; whether the differences are sound [A, B]."""
     size, squares, dot, largest, rest, differing = sums
     bits = bits_of(largest.to(tl.float64) + rest.to(tl.float64))
@@ -261,23 +273,27 @@ def _close_pairs(slots, column, sums, x_most, y_most, CODE_X: tl.constexpr, CODE
     if exact_products(CODE_X, CODE_Y):
         bound = tl.zeros(most.shape, tl.float64)
     else:
-        bound = tl.sum(lost, axis=2) * (UNIT * UNIT) + joined_bound(x_most, y_most, UNIT)
+        bound = tl.sum(lost, axis=2) + joined_bound(x_most, y_most, 1.0)
     if products_underflow(CODE_X, CODE_Y):
         bound += tl.where((x_most > 0) & (y_most > 0), STRIP * UNDERFLOW, 0.0)
-    close_pairs(slots, column, (_narrow(size), _narrow(squares), dot, low, bits, differing), bound, UNIT)
+    lanes = _narrow(size), _narrow(squares), dot, low, bits, differing
+    close_pairs(
+        slots, column, lanes, _narrow(x_squares), _narrow(y_squares), bound,
+        exact_strip(CODE_X, CODE_Y), derives_squares(CODE_X, CODE_Y), 1.0,
+    )  # fmt: skip
     return (most >= SMALLEST) | (most == 0)
 
 
-@triton.jit(do_not_specialize=["operands", "cell_count", "strips", "columns"])  # a compilation takes seconds
+@triton.jit(do_not_specialize=["operands", "cell_count", "log2_strips", "columns"])  # a compilation takes seconds
 def compensated_kernel(
-    arena, items, cells, slots, operands, cell_count, strips, columns,
+    arena, items, cells, slots, operands, cell_count, log2_strips, columns,
     A: tl.constexpr, B: tl.constexpr,
     CODE_X: tl.constexpr, SELF_X: tl.constexpr, CODE_Y: tl.constexpr, SELF_Y: tl.constexpr, PAIRS: tl.constexpr,
     STAGES: tl.constexpr,
 ):  # fmt: skip
     """As `fused.tile_kernel`, whose arguments these are."""
     length, x_at, y_at, slots, cell = place(
-        items, cells, slots, operands, cell_count, strips, columns, A, B, CODE_X, CODE_Y
+        items, cells, slots, operands, cell_count, log2_strips, columns, A, B, CODE_X, CODE_Y
     )
     WIDTH: tl.constexpr = 16 // min(size_of(CODE_X), size_of(CODE_Y))
     STEP: tl.constexpr = THREADS * WIDTH
@@ -287,7 +303,7 @@ def compensated_kernel(
     none_x, none_y = _none(tl.zeros([A, THREADS], tl.float32)), _none(tl.zeros([B, THREADS], tl.float32))
     xs = none_x, none_x, none_x, none_x[0]
     ys = none_y, none_y, none_y, none_y[0]
-    pairs = _none(zero), _none(zero), _none(zero), zero, zero, tl.zeros([A, B, THREADS], tl.int32)
+    pairs = _none(zero), _none(zero), _none(zero), zero, zero, zero
     whole = length // STEP
     for step in tl.range(0, whole, num_stages=STAGES):
         xs, ys, pairs = _vector(
@@ -300,14 +316,14 @@ def compensated_kernel(
             CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, WIDTH // PARTS, True,
         )  # fmt: skip
 
-    SCALED: tl.constexpr = CODE_X == CODE_Y
-    UNIT: tl.constexpr = unit_of(CODE_X, CODE_Y)
     x_column, y_column, column = columns_of(cell, A, B)
-    x_most, x_sound = _close_operands(slots, x_column, xs, CODE_X, SELF_X, SCALED, UNIT)
+    x_most, x_sound = _close_operands(slots, x_column, xs, CODE_X, SELF_X)
     again = tl.min(tl.ravel(x_sound.to(tl.int32)), axis=0) == 0
     if PAIRS:
-        y_most, y_sound = _close_operands(slots, y_column, ys, CODE_Y, SELF_Y, SCALED, UNIT)
-        sound = _close_pairs(slots, column, pairs, x_most, tl.trans(y_most), CODE_X, CODE_Y, UNIT)
+        y_most, y_sound = _close_operands(slots, y_column, ys, CODE_Y, SELF_Y)
+        sound = _close_pairs(
+            slots, column, pairs, xs[1], ys[1], x_most, tl.trans(y_most), CODE_X, CODE_Y
+        )  # fmt: skip
         sound = sound & x_sound & (tl.trans(y_sound.to(tl.int32)) > 0)
         again |= tl.min(tl.ravel(sound.to(tl.int32)), axis=0) == 0
     if again:
@@ -315,12 +331,21 @@ def compensated_kernel(
         for part in range(tl.cdiv(length, STEP) * PARTS):
             x_sums, y_sums, pair_sums = vector(
                 arena, x_at, y_at, part // PARTS * STEP + part % PARTS * (WIDTH // PARTS) + lanes, length,
-                x_sums, y_sums, pair_sums, CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, WIDTH // PARTS, True,
+                x_sums, y_sums, pair_sums, CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, WIDTH // PARTS, False, True,
             )  # fmt: skip
         if SELF_X:
-            close_self(slots, tl.where(x_sound, -1, x_column), x_sums, self_bound(x_sums, CODE_X), UNIT)
+            close_self(
+                slots, tl.where(x_sound, -1, x_column), x_sums, self_bound(x_sums, CODE_X),
+                exact_strip(CODE_X, None), 1.0,
+            )  # fmt: skip
         if SELF_Y:
-            close_self(slots, tl.where(y_sound, -1, y_column), y_sums, self_bound(y_sums, CODE_Y), UNIT)
+            close_self(
+                slots, tl.where(y_sound, -1, y_column), y_sums, self_bound(y_sums, CODE_Y),
+                exact_strip(CODE_Y, None), 1.0,
+            )  # fmt: skip
         if PAIRS:
-            bound = pair_bound(x_sums, y_sums, CODE_X, CODE_Y, UNIT)
-            close_pairs(slots, tl.where(sound, -1, column), pair_sums, bound, UNIT)
+            bound = pair_bound(x_sums, y_sums, CODE_X, CODE_Y, 1.0)
+            close_pairs(
+                slots, tl.where(sound, -1, column), pair_sums, x_sums[1], y_sums[1], bound,
+                exact_strip(CODE_X, CODE_Y), derives_squares(CODE_X, CODE_Y), 1.0,
+            )  # fmt: skip

@@ -11,13 +11,15 @@ import sys
 import triton
 
 from ..decoders import DECODERS
-from .constants import LANE
+from .constants import LANE, STRIP
 
 __all__ = [
     "bits_in",
+    "derives_squares",
     "exact_differences",
     "exact_elements",
     "exact_products",
+    "exact_strip",
     "kind_of_run",
     "largest_fast",
     "needs_least",
@@ -43,14 +45,15 @@ _SPANS = dict.fromkeys(DECODERS, _NO_SPAN) | {
 }
 _SIZES = {code: decoder.itemsize for code, decoder in DECODERS.items()}
 _BITS = {code: decoder.bits for code, decoder in DECODERS.items()}
-# The unit in which `decode.element` is fast: float16 holds F8_E4M3 in units of 256 without arithmetic.
-_SCALES = dict.fromkeys(DECODERS, 1.0) | {"F8_E4M3": 256.0}
+# The unit in which `decode.element` is fast: float32 holds F8_E4M3 in units of 2**120 without arithmetic.
+_SCALES = dict.fromkeys(DECODERS, 1.0) | {"F8_E4M3": 2.0**120}
 _LARGEST = {
     code: (2 - 2.0**-23) * 2.0**127 if decoder.wide == "f32" else sys.float_info.max
     for code, decoder in DECODERS.items()
 }
 _LARGEST["F8_E4M3"] = 448.0
 _LANE_BITS = LANE.bit_length() - 1
+_STRIP_BITS = STRIP.bit_length() - 1
 _MANTISSA = 53
 
 
@@ -82,6 +85,18 @@ def exact_products(x: str, y: str) -> bool:
 def exact_differences(x: str, y: str) -> bool:
     """Whether x - y never rounds in float32."""
     return x == y and _SPANS[x] + 1 <= 24
+
+
+@triton.constexpr_function
+def exact_strip(x: str, y: str | None) -> bool:
+    """Whether no Σx of a strip rounds, or no Σxy where there is a y."""
+    return _SPANS[x] + (_SPANS[y] if y is not None else 0) + _STRIP_BITS <= _MANTISSA
+
+
+@triton.constexpr_function
+def derives_squares(x: str, y: str) -> bool:
+    """Whether no Σ(x-y)² of a strip rounds, nor what it is made of: Σx² + Σy² - 2 Σxy; and so no x - y in float32."""
+    return x == y and 2 * (_SPANS[x] + 1) + _STRIP_BITS <= _MANTISSA
 
 
 @triton.constexpr_function

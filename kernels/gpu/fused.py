@@ -2,11 +2,11 @@
 
     selfs: Σ|x|, Σx², Σx, max|x|, #nonfinite          pairs: Σ|x-y|, Σ(x-y)², Σxy, max|x-y|, #(x ≠ y)
 
-A program walks one strip (16,384 elements of a chunk) of the operands of one cell: A operands x and B operands y of one
+A program walks one strip (32,768 elements of a chunk) of the operands of one cell: A operands x and B operands y of one
 dtype each, a pair, a base and four others, or a square. A thread loads 16 bytes of every operand at a time and owns one
 lane of every sum; the lanes are added at the end and the strip's sums go to its own slots. Shapes: operands are
-[A, THREADS] and [B, THREADS], pairs [A, B, THREADS]. Accumulators are float64, one a lane, and a lane's sum is over 128
-elements in the order of memory: its rounding error is below 128 units of 2**-53, and a pair's or an operand's sums are
+[A, THREADS] and [B, THREADS], pairs [A, B, THREADS]. Accumulators are float64, one a lane, and a lane's sum is over 256
+elements in the order of memory: its rounding error is below 256 units of 2**-53, and a pair's or an operand's sums are
 the same bits whatever else the cell holds. A multiplication is fused with an addition where `fma` stands and nowhere
 else: the launcher switches contraction off.
 
@@ -15,12 +15,13 @@ it then. The walk with care carries the rounding errors of Σx and Σxy along (t
 takes every maximum in float64. The end of a strip, where loads have masks, is always walked so. In doubt are
 
 - a Σx that may cancel: unless a lane's Σ|x| has no bits below those of its smallest element, an integer minimum. Then
-  the lane is exact. Of weights, one strip of float32 in 400 is in doubt, none of float16 and 8-bit floats (`dtypes`).
+  the lane is exact. Of weights, one strip of float32 in 100 is in doubt, none of float16 and 8-bit floats (`dtypes`).
 - a Σxy of bfloat16 or 8-bit values, for the like reason. Wider products carry two-sums all the time.
 - a maximum that float32 may have rounded: |x-y| of bfloat16 and 8-bit values is fast in float32.
 - whatever is not finite; the fast way to read F8_E4M3 takes NaN for 480, which is no value of it.
 
-Where a lane is exact, two-sums add nothing, so the same bits come out of both walks.
+Where a lane is exact, two-sums add nothing, so the same bits come out of both walks. Of narrow dtypes (F8_E4M3, integers
+of 16 and 8 bits) no sum of a strip rounds, and Σ(x-y)² is Σx² + Σy² - 2 Σxy, which saves two instructions in float64.
 """
 
 from __future__ import annotations
@@ -30,7 +31,16 @@ import triton.language as tl
 
 from . import constants
 from .closing import close_pairs, close_self, ends, exact_self, pair_bound, self_bound
-from .dtypes import bits_in, exact_differences, exact_products, largest_fast, size_of, unit_of
+from .dtypes import (
+    bits_in,
+    derives_squares,
+    exact_differences,
+    exact_products,
+    exact_strip,
+    largest_fast,
+    size_of,
+    unit_of,
+)
 from .exact import bits_of
 from .walk import columns_of, no_pairs, no_self, place, vector
 
@@ -85,7 +95,7 @@ def _in_doubt(
     return tl.min(tl.ravel(sound.to(tl.int32)), axis=0) == 0
 
 
-@triton.jit(do_not_specialize=["operands", "cell_count", "strips", "columns"])  # a compilation takes seconds
+@triton.jit(do_not_specialize=["operands", "cell_count", "log2_strips", "columns"])  # a compilation takes seconds
 def tile_kernel(
     arena,  # int32: the bytes of all operands
     items,  # (items, 2 + N) int64: slot, elements, then where each operand begins, in 16 bytes from the arena's start
@@ -93,7 +103,7 @@ def tile_kernel(
     slots,  # (strips, columns, SLOTS) float64
     operands,
     cell_count,
-    strips,
+    log2_strips,
     columns,
     A: tl.constexpr, B: tl.constexpr,
     CODE_X: tl.constexpr, SELF_X: tl.constexpr, CODE_Y: tl.constexpr, SELF_Y: tl.constexpr, PAIRS: tl.constexpr,
@@ -101,10 +111,10 @@ def tile_kernel(
 ):  # fmt: skip
     """One program per (item, strip of its chunk, cell), the cells of a strip side by side: they share what L2 holds.
 
-    strips: how many strips the longest item has; all others are walked as strips of nothing.
+    2**log2_strips: at least as many as the longest item has; those behind the end are walked as strips of nothing.
     """
     length, x_at, y_at, slots, cell = place(
-        items, cells, slots, operands, cell_count, strips, columns, A, B, CODE_X, CODE_Y
+        items, cells, slots, operands, cell_count, log2_strips, columns, A, B, CODE_X, CODE_Y
     )
     WIDTH: tl.constexpr = 16 // min(size_of(CODE_X), size_of(CODE_Y))
     STEP: tl.constexpr = THREADS * WIDTH
@@ -115,7 +125,7 @@ def tile_kernel(
     for step in tl.range(0, whole, num_stages=STAGES):
         xs, ys, pairs = vector(
             arena, x_at, y_at, step * STEP + lanes, length, xs, ys, pairs,
-            CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, WIDTH, False,
+            CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, WIDTH, CODE_X == CODE_Y, False,
         )  # fmt: skip
 
     again = _in_doubt(xs, ys, pairs, CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS)
@@ -128,14 +138,17 @@ def tile_kernel(
     for part in range(whole * PARTS, tl.cdiv(length, STEP) * PARTS):
         xs, ys, pairs = vector(
             arena, x_at, y_at, part // PARTS * STEP + part % PARTS * (WIDTH // PARTS) + lanes, length, xs, ys, pairs,
-            CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, WIDTH // PARTS, True,
+            CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, WIDTH // PARTS, CODE_X == CODE_Y, True,
         )  # fmt: skip
 
     SCALE: tl.constexpr = unit_of(CODE_X, CODE_Y)
     x_column, y_column, column = columns_of(cell, A, B)
     if SELF_X:
-        close_self(slots, x_column, xs, self_bound(xs, CODE_X), SCALE)
+        close_self(slots, x_column, xs, self_bound(xs, CODE_X), exact_strip(CODE_X, None), SCALE)
     if SELF_Y:
-        close_self(slots, y_column, ys, self_bound(ys, CODE_Y), SCALE)
+        close_self(slots, y_column, ys, self_bound(ys, CODE_Y), exact_strip(CODE_Y, None), SCALE)
     if PAIRS:
-        close_pairs(slots, column, pairs, pair_bound(xs, ys, CODE_X, CODE_Y, SCALE), SCALE)
+        close_pairs(
+            slots, column, pairs, xs[1], ys[1], pair_bound(xs, ys, CODE_X, CODE_Y, SCALE),
+            exact_strip(CODE_X, CODE_Y), derives_squares(CODE_X, CODE_Y), SCALE,
+        )  # fmt: skip

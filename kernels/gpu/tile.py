@@ -132,17 +132,17 @@ class Tile:
         assert not (starts % 16).any() and arena.data_ptr() % 16 == 0
         table = self._on_device(np.c_[items[:, 3], items[:, 2], starts // 16])
         words = arena[: arena.numel() // 4 * 4].view(torch.int32)
-        strips = -(-int(items[:, 2].max()) // STRIP)
+        log2_strips = (-(-int(items[:, 2].max()) // STRIP) - 1).bit_length()
         with self._current():
             for launch, cells in self._launches:
-                tile_kernel(launch, self.float64)[(len(items) * strips * len(cells),)](
+                tile_kernel(launch, self.float64)[((len(items) << log2_strips) * len(cells),)](
                     words,
                     table,
                     cells,
                     self._slots,
                     len(self.decoders),
                     len(cells),
-                    strips,
+                    log2_strips,
                     self._columns,
                     **tile_constants(launch),
                     **tile_options(launch, self.float64),

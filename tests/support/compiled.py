@@ -56,7 +56,7 @@ def compiled(launch, arch, float64, folder):
     from weighbridge.kernels.gpu.tile import tile_constants, tile_kernel, tile_options
 
     pointers = {"arena": "*i32", "items": "*i64", "cells": "*i64", "slots": "*fp64"}
-    integers = dict.fromkeys(("operands", "cell_count", "strips", "columns"), "i32")
+    integers = dict.fromkeys(("operands", "cell_count", "log2_strips", "columns"), "i32")
     options = tile_options(launch, float64)
     return _compiled(tile_kernel(launch, float64), pointers, integers, tile_constants(launch), options, arch, folder)
 
