@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,10 +63,12 @@ class Device:
     Attributes:
         name: as torch calls it: "cuda:0".
         backend: `FUSED` or `PORTABLE`, the module of `kernels` whose tile it runs.
+        float64: whether sums are taken in float64 or in several float32; None: as suits the device.
     """
 
     name: str
     backend: str
+    float64: bool | None = None
 
     @property
     def kernels(self) -> ModuleType:
@@ -135,7 +137,7 @@ def choose(device: str, batches: Sequence[Batch], pairs: int, threads: int | Non
         if reasons:
             _tell(say, f"computing on the processor, for a GPU is not to be used: {reasons[0]}")
             return []
-        return found
+        return _alike(found)
     if device.startswith("portable"):
         return _portable(device.partition(":")[2])
     if not device.startswith("cuda"):
@@ -148,7 +150,7 @@ def choose(device: str, batches: Sequence[Batch], pairs: int, threads: int | Non
             found += _portable(name)
         else:
             found.append(Device(name, FUSED))
-    return found
+    return _alike(found)
 
 
 def look_for(device: str, device_memory: str | int | None) -> None:
@@ -246,6 +248,20 @@ def _why_not_fused(name: str) -> str | None:
 
     reason: str | None = import_module("..kernels.gpu", __package__).available(name)
     return reason
+
+
+def _alike(devices: list[Device]) -> list[Device]:
+    """Devices that sum alike: where one is slow at float64 none uses it, or bits would depend on who takes a tensor."""
+    fused = [each for each in devices if each.backend == FUSED]
+    if len(fused) < 2 or len({_fast_float64(each.name) for each in fused}) == 1:
+        return devices
+    return [replace(each, float64=False) if each in fused else each for each in devices]
+
+
+def _fast_float64(name: str) -> bool:
+    from importlib import import_module
+
+    return bool(import_module("..kernels.gpu", __package__).fast_float64(name))
 
 
 def _portable(name: str) -> list[Device]:

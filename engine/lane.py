@@ -327,7 +327,12 @@ class Lane:
         job, batch = self._job, run.share.batch
         with self._transport.computing():
             run.tile = self.device.kernels.Tile(
-                batch.dtypes, batch.elements, job.pairs, self.device.name, wanted=job.wanted
+                batch.dtypes,
+                batch.elements,
+                job.pairs,
+                self.device.name,
+                wanted=job.wanted,
+                float64=self.device.float64,
             )
         itemsizes = run.tile.itemsizes
         with job.opening:

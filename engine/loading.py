@@ -76,7 +76,7 @@ def load_gpu_kernels(
     with _announcing(say):
         for (name, codes, _), device in wanted.items():
             try:
-                device.kernels.compile_ahead(codes, pairs, name)
+                device.kernels.compile_ahead(codes, pairs, name, float64=device.float64)
             except Exception as error:  # Triton, LLVM and ptxas raise whatever they like
                 from importlib.metadata import version
 

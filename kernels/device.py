@@ -47,7 +47,7 @@ class DeviceTile:
         self._host = cpu.Tile(codes, elements, pairs, wanted=wanted, force=force)
         self.decoders, self.itemsizes = self._host.decoders, self._host.itemsizes
         self.elements, self.pairs, self.items = self._host.elements, self._host.pairs, self._host.items
-        self.device = torch.device(device)
+        self.device, self._float64 = torch.device(device), float64
         self._make_slots()
 
     def _make_slots(self) -> None:

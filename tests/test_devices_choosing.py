@@ -44,8 +44,9 @@ def batch(tmp_path):
     return list(batches([Joined(0, tuple(refs), 100)]))
 
 
-def chosen(monkeypatch, device, torch, batch=(), fused=None, said=None):
+def chosen(monkeypatch, device, torch, batch=(), fused=None, said=None, slow=()):
     monkeypatch.setattr(devices, "_torch", lambda: torch)
+    monkeypatch.setattr(devices, "_fast_float64", lambda name: name not in slow)
     monkeypatch.setattr(devices, "_why_not_fused", lambda name: fused)
     return choose(device, batch, 1, 2, said.append if said is not None else None)
 
@@ -176,6 +177,27 @@ def test_auto_is_the_processor_and_asks_no_torch(monkeypatch, batch, worth, exis
 def test_auto_takes_all_gpus_where_they_pay(monkeypatch, batch):
     rule(monkeypatch, True, True)
     assert chosen(monkeypatch, "auto", FakeTorch(2), batch) == [Device("cuda:0", FUSED), Device("cuda:1", FUSED)]
+
+
+@pytest.mark.parametrize(
+    ("slow", "float64"), [([], None), (["cuda:0", "cuda:1"], None), (["cuda:1"], False)], ids=["none", "all", "one"]
+)
+@pytest.mark.parametrize("device", ["cuda", "auto"])
+def test_gpus_of_several_kinds_sum_alike(monkeypatch, batch, device, slow, float64):
+    """A result does not depend on which GPU takes a tensor."""
+    rule(monkeypatch, True, True)
+    found = chosen(monkeypatch, device, FakeTorch(2), batch, slow=slow)
+    assert found == [Device("cuda:0", FUSED, float64), Device("cuda:1", FUSED, float64)]
+
+
+@pytest.mark.parametrize(("capability", "fast"), [((8, 0), True), ((8, 9), False), ((10, 0), True), ((10, 3), False)])
+def test_which_gpus_are_fast_at_float64(monkeypatch, capability, fast):
+    import torch
+
+    from weighbridge.kernels.gpu import fast_float64
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert fast_float64("cuda:3") is fast
 
 
 @pytest.mark.parametrize(

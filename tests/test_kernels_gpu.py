@@ -16,7 +16,7 @@ from weighbridge.kernels.decoders import DECODERS
 from weighbridge.kernels.gpu.constants import STRIP, THREADS
 
 from support import gpu_backend
-from support.gpu_backend import tile_sums
+from support.gpu_backend import in_float32, tile_sums
 from support.kernel_cases import (
     CODES,
     TWO,
@@ -37,12 +37,16 @@ pytestmark = [
 ]
 
 
+both = pytest.mark.parametrize("backend", [tile_sums, in_float32], ids=["float64", "float32"])
+NARROW = [code for code in CODES if DECODERS[code].wide == "f32"]
+
+
 def step(code):
     """Elements that a program takes at a time."""
     return THREADS * 16 // DECODERS[code].itemsize
 
 
-def certified(stack, codes, pairs=TWO):
+def certified(stack, codes, pairs=TWO, backend=tile_sums):
     """What the device makes of a stack, which must not be looked at again on the host."""
 
     class Tile(gpu.Tile):
@@ -51,30 +55,34 @@ def certified(stack, codes, pairs=TWO):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gpu, "Tile", Tile)
-        check_against_reference(tile_sums, stack, codes, pairs)
+        check_against_reference(backend, stack, codes, pairs)
 
 
-@pytest.mark.parametrize("code", CODES)
-def test_sizes_around_a_step(code):
+@pytest.mark.parametrize(
+    ("backend", "code"), [*((tile_sums, code) for code in CODES), *((in_float32, code) for code in NARROW)]
+)
+def test_sizes_around_a_step(backend, code):
     rng = np.random.default_rng(60)
     base = [random_tensor(code, size, rng) for size in (0, 1, step(code) - 1, step(code) + 3)]
-    check_against_reference(tile_sums, [[x, nearby(x, code, rng)] for x in base], [code, code])
+    check_against_reference(backend, [[x, nearby(x, code, rng)] for x in base], [code, code])
 
 
+@both
 @pytest.mark.parametrize(("code", "size"), [("F32", 2 * STRIP + 1), ("F8_E4M3", 4 * STRIP + 9)])
-def test_strips_and_chunks(code, size):
+def test_strips_and_chunks(backend, code, size):
     rng = np.random.default_rng(61)
     base = random_tensor(code, size, rng)
-    certified([[base, nearby(base, code, rng)]], [code, code])
+    certified([[base, nearby(base, code, rng)]], [code, code], backend=backend)
 
 
+@both
 @pytest.mark.parametrize(
     "codes",
     [("F32", "BF16"), ("BF16", "F32"), ("F8_E4M3", "F64"), ("F8_E5M2", "F8_E4M3"), ("U8", "I64"), ("F16", "BF16")],
 )
-def test_mixed_dtypes(codes):
+def test_mixed_dtypes(backend, codes):
     rng = np.random.default_rng(62)
-    check_against_reference(tile_sums, [[random_tensor(code, 2051, rng) for code in codes]], codes)
+    check_against_reference(backend, [[random_tensor(code, 2051, rng) for code in codes]], codes)
 
 
 LAYOUTS = {
@@ -85,21 +93,23 @@ LAYOUTS = {
 }
 
 
+@both
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_layouts(layout):
+def test_layouts(backend, layout):
     operands, pairs = LAYOUTS[layout]
     rng = np.random.default_rng(63)
     codes = ["BF16", "F32", "BF16", "BF16", "BF16", "BF16"][:operands]
-    check_against_reference(tile_sums, [[random_tensor(code, 1027, rng) for code in codes]], codes, pairs)
+    check_against_reference(backend, [[random_tensor(code, 1027, rng) for code in codes]], codes, pairs)
 
 
+@both
 @pytest.mark.parametrize("code", ["BF16", "F32"])
-def test_a_pair_has_the_same_bits_in_every_layout(code):
+def test_a_pair_has_the_same_bits_in_every_layout(backend, code):
     """One operand has a value that makes every strip it is in doubtful, so the others are walked with care too."""
     rng = np.random.default_rng(64)
     stack = [[random_tensor(code, step(code) + 77, rng) for _ in range(3)]]
-    stack[0][2][: DECODERS[code].itemsize] = 1  # of the order of 1e-38
-    assert_same_bits_in_every_layout(tile_sums, stack, [code] * 3)
+    stack[0][2][: DECODERS[code].itemsize] = 0x7E  # of the order of 1e38
+    assert_same_bits_in_every_layout(backend, stack, [code] * 3)
 
 
 def test_same_bits_in_tasks_of_any_size():
@@ -112,8 +122,11 @@ def test_same_bits_in_tasks_of_any_size():
     assert same_bits(*results)
 
 
-@pytest.mark.parametrize("code", ["F32", "F16", "BF16", "F64"])
-def test_sums_that_cancel_are_certain_on_the_device(code):
+@pytest.mark.parametrize(
+    ("backend", "code"),
+    [*((tile_sums, code) for code in ("F32", "F16", "BF16", "F64")), (in_float32, "F32"), (in_float32, "BF16")],
+)
+def test_sums_that_cancel_are_certain_on_the_device(backend, code):
     """Σx and Σxy are a millionth of what was added, and half of the elements have bits far below the others'."""
     rng = np.random.default_rng(66)
     half, partner = rng.normal(0, 1, (2, 1500))
@@ -127,14 +140,15 @@ def test_sums_that_cancel_are_certain_on_the_device(code):
         sides = [(v[order].astype(np.float32).view(np.uint32) >> 16).astype(np.uint16).view(np.uint8) for v in (x, y)]
     else:
         sides = raw(x[order], y[order], dtype={"F64": np.float64, "F32": np.float32, "F16": np.float16}[code])
-    certified([sides], [code, code])
+    certified([sides], [code, code], backend=backend)
 
 
 def bfloat16(*values):
     return (np.array(values, np.float32).view(np.uint32) >> 16).astype(np.uint16).view(np.uint8)
 
 
-def test_the_largest_difference_is_not_rounded():
+@both
+def test_the_largest_difference_is_not_rounded(backend):
     """1 and -2**-20 differ by what float32 holds no longer beside 8 bits of 2**7; overflow of float32 is none here."""
     size = step("BF16")
     stack = []
@@ -142,11 +156,29 @@ def test_the_largest_difference_is_not_rounded():
         x, y = np.full(size, 2.0**-3), np.full(size, 2.0**-3)
         x[5], y[5] = value, other
         stack.append([bfloat16(*y), bfloat16(*x)])
-    certified(stack, ["BF16", "BF16"])
+    certified(stack, ["BF16", "BF16"], backend=backend)
 
 
+def test_what_float32_has_no_room_for():
+    """Squares that overflow or underflow it, differences below it, many elements behind one that they vanish beside.
+
+    The last operand is right to 1e-11 in three float32 a lane: it is in doubt by what these say they have rounded.
+    """
+    rng = np.random.default_rng(68)
+    x, y = rng.normal(0, 1, (2, 600)).astype(np.float32)
+    heavy = np.r_[np.float32(1), np.float32(2.0**-24) * (1 + rng.random(599, np.float32))]
+    stack = [raw(x * scale, y * scale, dtype=np.float32) for scale in (2e25, 3e-25, 1e-44)]
+    stack.append(raw(x * 1e-6, np.nextafter(x * np.float32(1e-6), np.float32(0)), dtype=np.float32))
+    stack.append(raw(x, x * 1e25, dtype=np.float32))
+    stack.append(raw(np.sqrt(heavy), -heavy, dtype=np.float32))
+    down = rng.random((4, THREADS * 4)) * [[1e15], [1e7], [1], [100]]
+    stack.append(raw(np.ones(7 * THREADS * 4), np.r_[down, -down[:3]].ravel(), dtype=np.float32))
+    check_against_reference(in_float32, stack, ["F32", "F32"])
+
+
+@both
 @pytest.mark.parametrize("code", ["F32", "BF16", "F8_E4M3", "F8_E5M2", "F64"])
-def test_what_is_not_finite_is_counted_and_stays_in_its_tensor(code):
+def test_what_is_not_finite_is_counted_and_stays_in_its_tensor(backend, code):
     rng = np.random.default_rng(67)
     base = random_tensor(code, step(code), rng)
     itemsize = DECODERS[code].itemsize
@@ -158,9 +190,9 @@ def test_what_is_not_finite_is_counted_and_stays_in_its_tensor(code):
             x.reshape(-1, itemsize)[[3, 200], -1] = high
         stack.append([base, x])
     if code == "F64":  # 0xFCFF… is finite there, and its square is not
-        check_against_reference(tile_sums, stack, [code, code])
+        check_against_reference(backend, stack, [code, code])
     else:
-        certified(stack, [code, code])
+        certified(stack, [code, code], backend=backend)
 
 
 ADVERSARIES = ["1e30, 1, -1e30", "heavy tails", "36 decades", "huge mean against noise", "disjoint supports"]

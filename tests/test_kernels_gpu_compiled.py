@@ -31,19 +31,33 @@ VARIANTS = {
     "F16 and BF16": (launch_of("F16", "BF16"), 90),
 }
 
+# GPUs that are slow at float64, each dtype of `MAIN` on one and each kind of cell.
+IN_FLOAT32 = {
+    "F32 pair sm_86": (launch_of("F32", "F32"), 86),
+    "BF16 pair sm_120": (launch_of("BF16", "BF16"), 120),
+    "F8_E4M3 pair sm_89": (launch_of("F8_E4M3", "F8_E4M3"), 89),
+    "F32 star sm_89": (launch_of("F32", "F32", (4, 1)), 89),
+    "BF16 star sm_86": (launch_of("BF16", "BF16", (4, 1)), 86),
+    "F8_E4M3 square sm_89": (launch_of("F8_E4M3", "F8_E4M3", (2, 2)), 89),
+    "F32 and BF16 sm_103": (launch_of("F32", "BF16", (1, 1), (False, False)), 103),
+}
+VARIANTS = {name: (*variant, True) for name, variant in VARIANTS.items()} | {
+    f"{name} in float32": (*variant, False) for name, variant in IN_FLOAT32.items()
+}
+
 
 @pytest.fixture(scope="module")
 def machines(tmp_path_factory):
     """Everything compiled, by two processes: a kernel takes some two seconds."""
     folder = tmp_path_factory.mktemp("triton")
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
-        found = {name: pool.submit(compiled, *variant, folder) for name, variant in VARIANTS.items()}
+        found = {name: pool.submit(compiled, *variant, folder=folder) for name, variant in VARIANTS.items()}
         return {name: each.result() for name, each in found.items()}
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_no_spills_and_wide_loads(machines, name):
-    machine, (launch, _) = machines[name], VARIANTS[name]
+    machine, (launch, *_) = machines[name], VARIANTS[name]
     assert machine.spilled == 0, f"{machine.registers} registers a thread are not enough"
     sizes = [DECODERS[code].itemsize for code in (launch.x, launch.y)]
     width = 16 // min(sizes)  # elements that a thread takes in one step
@@ -51,6 +65,13 @@ def test_no_spills_and_wide_loads(machines, name):
     wanted = width * sizes[0] // 16 * a + (width * sizes[1] // 16 * b if launch.pairs else 0)
     assert len(machine.loads()) == wanted
     assert all(".128" in load for load in machine.loads()), machine.loads()
+
+
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name.endswith("in float32")])
+def test_slow_float64_is_left_alone(machines, name):
+    """Where float64 has 1/64 of the rate, the walk has none of it, and no conversions, which are as slow."""
+    fast = [op.split(".")[0] for op in machines[name].fast]
+    assert not {"DADD", "DMUL", "DFMA", "DSETP", "DMNMX", "F2F", "I2F"} & set(fast)
 
 
 @pytest.mark.parametrize("arch", ARCHS)
@@ -63,7 +84,7 @@ def test_the_second_step_spills_nothing(arch, tmp_path):
 )
 def test_float64_instructions_of_a_pair(machines, name, most):
     """What a Hopper GPU has time for while memory brings a pair, see the kernels' docstring."""
-    machine, (launch, _) = machines[name], VARIANTS[name]
+    machine, (launch, *_) = machines[name], VARIANTS[name]
     pairs = 16 // DECODERS[launch.x].itemsize
     doubles = sum(op.split(".")[0] in ("DADD", "DMUL", "DFMA", "DSETP", "DMNMX") for op in machine.fast)
     assert doubles <= most * pairs

@@ -119,7 +119,7 @@ def gpus(monkeypatch):
     """GPUs that are not there, in a process that has compiled nothing; what is asked of them, and what they do then."""
     found = SimpleNamespace(asked=[], act=lambda: None)
 
-    def compile_ahead(codes, pairs, device):
+    def compile_ahead(codes, pairs, device, *, float64):
         found.asked.append((device, codes, len(pairs)))
         found.act()
 

@@ -1,29 +1,40 @@
 """The GPU backend: fused Triton kernels, launched through torch. Neither is imported before a tile is made.
 
-`cells` deals operands and pairs out to launches, `fused` has the tile kernel, `gather` the second step, `tile` launches
-them. What the machine code of the fast walk says (Triton 3.9, sm_90, a pair of operands with all sums; `python -m
-support.compiled` in tests/ prints it):
+`cells` deals operands and pairs out to launches, `fused` has the tile kernel, `compensated` the one for GPUs slow at
+float64, `walk` and `closing` what the two share, `gather` the second step; `tile` launches them. What the machine
+code of the fast walk says (Triton 3.9, sm_90, a pair of operands with all sums; `python -m support.compiled` in tests/
+prints it):
 
-    dtype     instructions a pair   of them float64   conversions to float64   16-byte loads   at the end of a strip
-    F32       40.5                  18                2                        0.5             941
-    BF16      28.5                  10                2                        0.25            989
-    F8_E4M3   27.6                  10                2                        0.125           888
+    dtype     instructions a pair   of them float64   conversions to float64   16-byte loads   outside of the walk
+    F32       39.8                  18                2                        0.5             871
+    BF16      26.9                  10                2                        0.25            920
+    F8_E4M3   23.7                   7                2                        0.125           694
 
 Derived from that, not measured, for an H100 (132 multiprocessors at 1.755 GHz: 29.6 T instructions of a thread issued a
 second, 14.8 T of them float64, 3.7 T conversions; a copy rate of 3.0 TB/s, of which a pair takes 8, 4 or 2 bytes), with
-the end of a strip spread over its 128 elements a thread. Issue is what limits all three:
+what is outside of the walk spread over the 256 elements that a thread has of a strip. Issue is what limits all three:
 
     dtype     issued a pair   pairs a second by issue / by float64 / by conversions   bytes a second, of the copy rate
-    F32       47.9            0.62 T / 0.82 T / 1.85 T                                 4.9 TB/s: memory is the limit
-    BF16      36.2            0.82 T / 1.48 T / 1.85 T                                 3.3 TB/s: memory, but by a tenth
-    F8_E4M3   34.5            0.86 T / 1.48 T / 1.85 T                                 1.7 TB/s: 0.57
+    F32       43.2            0.69 T / 0.82 T / 1.85 T                                 5.5 TB/s: memory is the limit
+    BF16      30.5            0.97 T / 1.48 T / 1.85 T                                 3.9 TB/s: memory is the limit
+    F8_E4M3   26.4            1.12 T / 2.08 T / 1.80 T                                 2.2 TB/s: 0.75
 
-An H200 has the same arithmetic and a copy rate of 4.3 TB/s: 1, 0.76 and 0.40 of it. All pairs of bfloat16 take 16.2
-instructions in squares of 2 x 2, 4 more at the end of a strip: at most 1.5 T pairs of elements a second.
+An H200 has the same arithmetic and a copy rate of 4.3 TB/s: 1, 0.90 and 0.52 of it. All pairs of bfloat16 take 15.5
+instructions in squares of 2 x 2, 1.7 more outside: at most 1.7 T pairs of elements a second.
+
+In float32 (sm_89) a pair takes these, and what is outside of the walk about 900 and 208 in float64 and conversions (F8:
+600 and 111), each of which takes the time of 64 others. Derived, not measured, for an RTX 4090 (128 multiprocessors at
+2.52 GHz: 41.3 T instructions of a thread a second, 0.65 T in float64; memory brings 1.0 TB/s), with what float64 lets
+`fused` do there:
+
+    dtype     instructions a pair   with what is outside   bytes a second                   ... of `fused`
+    F32       149                   204                    1.6 TB/s: memory is the limit    0.25 TB/s
+    BF16      125                   180                    0.9 TB/s                         0.21 TB/s
+    F8_E4M3    51                    81                    1.0 TB/s                         0.14 TB/s
 """
 
-from .available import available
+from .available import available, fast_float64
 from .compiling import compile_ahead
 from .tile import TASK_BYTES, Tile
 
-__all__ = ["TASK_BYTES", "Tile", "available", "compile_ahead"]
+__all__ = ["TASK_BYTES", "Tile", "available", "compile_ahead", "fast_float64"]

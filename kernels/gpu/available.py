@@ -9,9 +9,21 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["OLDEST_TRITON", "available", "interpreted"]
+__all__ = ["OLDEST_TRITON", "available", "fast_float64", "interpreted"]
 
 OLDEST_TRITON = (3, 4)  # functions of constants, tuples in kernels; tested with 3.9
+
+# Compute capabilities with half of float32's rate for float64 (CUDA C++ Programming Guide, "Arithmetic Instructions"):
+# A100, H100 and H200, B100 and B200. All others from 8.0 on have 1/64 of it, B300 (10.3) among them.
+_FAST_FLOAT64 = {(8, 0), (9, 0), (10, 0)}
+
+
+def fast_float64(device: torch.device | str) -> bool:
+    """Whether a device computes in float64 at a rate that is of use; the CPU, where kernels are interpreted, does."""
+    import torch
+
+    device = torch.device(device)
+    return device.type != "cuda" or torch.cuda.get_device_capability(device) in _FAST_FLOAT64
 
 
 def interpreted() -> bool:

@@ -43,7 +43,7 @@ class Launch:
     shape: tuple[int, int]
 
 
-def launches(codes: Sequence[str], pairs: np.ndarray) -> list[Launch]:
+def launches(codes: Sequence[str], pairs: np.ndarray, float64: bool) -> list[Launch]:
     """Every operand's self sums in one cell, and every pair's sums in one; operand n is column n, pair p is N + p.
 
     Where a cell has operands to spare it holds one of them twice, and what it makes of the second is nobody's.
@@ -51,6 +51,7 @@ def launches(codes: Sequence[str], pairs: np.ndarray) -> list[Launch]:
     Args:
         codes: N dtypes.
         pairs: (P, 2) operands.
+        float64: whether all sums are taken in float64, or only those with an operand that float32 does not hold.
     """
     columns: dict[tuple[int, int], list[int]] = {}
     for p, (i, j) in enumerate(pairs.tolist()):
@@ -61,7 +62,7 @@ def launches(codes: Sequence[str], pairs: np.ndarray) -> list[Launch]:
             if depth == len(layers):
                 layers.append({})
             layers[depth][pair] = column
-    plan = _Plan(codes)
+    plan = _Plan(codes, float64)
     for layer in layers:
         if len(codes) > 1 and set(layer) == {(n, 0) for n in range(1, len(codes))}:
             plan.star(layer)
@@ -74,8 +75,8 @@ def launches(codes: Sequence[str], pairs: np.ndarray) -> list[Launch]:
 class _Plan:
     """Cells by kind, in the order in which they were asked for, and the operands whose self sums have no cell yet."""
 
-    def __init__(self, codes: Sequence[str]) -> None:
-        self.codes = codes
+    def __init__(self, codes: Sequence[str], float64: bool) -> None:
+        self.codes, self.float64 = codes, float64
         self.waiting = set(range(len(codes)))
         self.kinds: dict[tuple[str, str, bool, bool, bool, int, int], list[list[int]]] = {}
 
@@ -120,10 +121,12 @@ class _Plan:
                 between[row, column] = -1 if layer is None else layer.pop((max(i, j), min(i, j)), -1)
         if layer is not None and between.max() < 0:
             return
-        # A lane of a pair of dtypes of two sizes does not hold what a lane of its operands alone does.
-        same_lanes = layer is None or DECODERS[x].itemsize == DECODERS[y].itemsize
-        self_x = self._claimed(xs, a, same_lanes)
-        self_y = self._claimed(ys, b, same_lanes and layer is not None)
+        # A lane of a pair of dtypes of two sizes does not hold what a lane of its operands alone does, and where it is
+        # summed otherwise than those are, its sums are other bits.
+        of_x, of_y = DECODERS[x], DECODERS[y]
+        same_sums = of_x.itemsize == of_y.itemsize and (self.float64 or of_x.wide == of_y.wide)
+        self_x = self._claimed(xs, a, layer is None or same_sums)
+        self_y = self._claimed(ys, b, layer is not None and same_sums)
         kind = (x, y, max(self_x) >= 0, max(self_y) >= 0, layer is not None, a, b)
         operands = xs + xs[:1] * (a - len(xs)) + ys + ys[:1] * (b - len(ys))
         self.kinds.setdefault(kind, []).append([*operands, *self_x, *self_y, *between.ravel().tolist()])

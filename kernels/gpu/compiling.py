@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .available import interpreted
+from .available import fast_float64, interpreted
 from .cells import launches
-from .tile import on_current, options, tile_constants
+from .tile import on_current, options, tile_constants, tile_kernel, tile_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,28 +17,31 @@ if TYPE_CHECKING:
 __all__ = ["compile_ahead"]
 
 
-def compile_ahead(codes: Sequence[str], pairs: np.ndarray, device: torch.device | str) -> None:
+def compile_ahead(
+    codes: Sequence[str], pairs: np.ndarray, device: torch.device | str, *, float64: bool | None = None
+) -> None:
     """Have the machine code of all that a `Tile` of these dtypes and pairs launches.
 
     That takes two seconds or more for each kernel that no process on this machine has compiled yet. Triton tells
     kernels by the types of their arguments, so types stand for arguments here.
 
     Args:
-        codes, pairs: as for `Tile`.
+        codes, pairs, float64: as for `Tile`.
         device: a CUDA device, or its name; kernels are compiled for a kind of GPU, and loaded for each.
     """
     if interpreted():
         return
     import torch
 
-    from .fused import tile_kernel
     from .gather import gather_kernel
 
     arena, table, slots = torch.int32, torch.int64, torch.float64
     columns = len(codes) + len(pairs)
-    with on_current(torch.device(device)):
-        for launch in launches(codes, pairs):
+    place = torch.device(device)
+    wide = fast_float64(place) if float64 is None else float64
+    with on_current(place):
+        for launch in launches(codes, pairs, wide):
             counts = len(codes), len(launch.cells), 1, columns
-            constants = tile_constants(launch)
-            tile_kernel.warmup(arena, table, table, slots, *counts, grid=(1,), **constants, **options())
+            kernel, how = tile_kernel(launch, wide), {**tile_constants(launch), **tile_options(launch, wide)}
+            kernel.warmup(arena, table, table, slots, *counts, grid=(1,), **how)
         gather_kernel.warmup(slots, table, slots, columns, grid=(1,), **options())

@@ -4,7 +4,7 @@ from ..sums import CHUNK
 
 VECTOR_BYTES = 16  # what a thread loads at a time: the widest load there is
 THREADS = 128  # of a program: 4 warps, each thread one lane of every sum
-STRIP = 16384  # elements a program walks: 128 a lane; 512 strips a GB keep the last wave of programs small
+STRIP = 32768  # elements a program walks: 256 a lane, over which its end is spread; a power of two a chunk
 STRIPS = CHUNK // STRIP  # of a chunk
 LANE = STRIP // THREADS  # elements of a lane, for every dtype
 

@@ -11,17 +11,22 @@ import sys
 import triton
 
 from ..decoders import DECODERS
-from .constants import LANE
+from .constants import LANE, STRIP
 
 __all__ = [
     "bits_in",
+    "derives_squares",
     "exact_differences",
     "exact_elements",
     "exact_products",
+    "exact_strip",
+    "kind_of_run",
     "largest_fast",
     "needs_least",
+    "products_underflow",
     "scale_of",
     "size_of",
+    "unit_of",
 ]
 
 _NO_SPAN = 1000
@@ -40,14 +45,15 @@ _SPANS = dict.fromkeys(DECODERS, _NO_SPAN) | {
 }
 _SIZES = {code: decoder.itemsize for code, decoder in DECODERS.items()}
 _BITS = {code: decoder.bits for code, decoder in DECODERS.items()}
-# The unit in which `decode.element` is fast: float16 holds F8_E4M3 in units of 256 without arithmetic.
-_SCALES = dict.fromkeys(DECODERS, 1.0) | {"F8_E4M3": 256.0}
+# The unit in which `decode.element` is fast: float32 holds F8_E4M3 in units of 2**120 without arithmetic.
+_SCALES = dict.fromkeys(DECODERS, 1.0) | {"F8_E4M3": 2.0**120}
 _LARGEST = {
     code: (2 - 2.0**-23) * 2.0**127 if decoder.wide == "f32" else sys.float_info.max
     for code, decoder in DECODERS.items()
 }
 _LARGEST["F8_E4M3"] = 448.0
 _LANE_BITS = LANE.bit_length() - 1
+_STRIP_BITS = STRIP.bit_length() - 1
 _MANTISSA = 53
 
 
@@ -82,6 +88,45 @@ def exact_differences(x: str, y: str) -> bool:
 
 
 @triton.constexpr_function
+def exact_strip(x: str, y: str | None) -> bool:
+    """Whether no Σx of a strip rounds, or no Σxy where there is a y."""
+    return _SPANS[x] + (_SPANS[y] if y is not None else 0) + _STRIP_BITS <= _MANTISSA
+
+
+@triton.constexpr_function
+def derives_squares(x: str, y: str) -> bool:
+    """Whether no Σ(x-y)² of a strip rounds, nor what it is made of: Σx² + Σy² - 2 Σxy; and so no x - y in float32."""
+    return x == y and 2 * (_SPANS[x] + 1) + _STRIP_BITS <= _MANTISSA
+
+
+@triton.constexpr_function
+def kind_of_run(x: str, y: str | None, length: int, cancels: bool) -> int:
+    """In how many float32 so many terms are added before they come to a sum in three parts.
+
+    1 where that is exact; 2 where that is exact, or where the sum is of one sign and so good enough; 3: no run, every
+    term goes to the three by itself.
+
+    Args:
+        x: the dtype of the terms,
+        y: ... or of a factor of them, None for none, "-" for differences of two elements of x.
+        length: terms.
+        cancels: whether their signs differ.
+    """
+    bits = _SPANS[x] + (0 if y is None else 1 if y == "-" else _SPANS[y])
+    more = (length - 1).bit_length()
+    if bits + more <= 24:
+        return 1
+    # The first of two holds 24 bits, its errors are `length` numbers below the last of these and are added exactly too.
+    return 2 if bits + 2 * more <= 48 or not cancels else 3
+
+
+@triton.constexpr_function
+def products_underflow(x: str, y: str) -> bool:
+    """Whether products may be below what float32 holds."""
+    return max(_SPANS[x], _SPANS[y]) == _NO_SPAN
+
+
+@triton.constexpr_function
 def needs_least(x: str, y: str, pairs: bool) -> bool:
     """Whether anything depends on the smallest magnitudes."""
     exact = exact_elements(x)
@@ -94,6 +139,12 @@ def needs_least(x: str, y: str, pairs: bool) -> bool:
 def scale_of(code: str) -> float:
     """The unit of what the fast decoder returns."""
     return _SCALES[code]
+
+
+@triton.constexpr_function
+def unit_of(x: str, y: str) -> float:
+    """The unit of what a walk adds up: 1 where dtypes differ."""
+    return _SCALES[x] if x == y else 1.0
 
 
 @triton.constexpr_function

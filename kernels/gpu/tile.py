@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..decoders import DECODERS
 from ..device import DeviceTile
+from .available import fast_float64
 from .cells import Launch, launches
 from .constants import SLOTS, STRIP, STRIPS, SUMS, THREADS
 
@@ -16,14 +18,30 @@ if TYPE_CHECKING:
 
     from ..cpu import Resolve
 
-__all__ = ["TASK_BYTES", "Tile", "on_current", "options", "tile_constants"]
+__all__ = ["TASK_BYTES", "Tile", "on_current", "options", "tile_constants", "tile_kernel", "tile_options"]
 
 TASK_BYTES = 64 << 20
 """About what one launch takes of a file: long against its cost, short against the memory of a device."""
 
 
+def is_compensated(launch: Launch, float64: bool) -> bool:
+    """Whether a launch computes in float32; what float32 does not hold is computed in float64 on every device."""
+    return not float64 and DECODERS[launch.x].wide == DECODERS[launch.y].wide == "f32"
+
+
+def tile_kernel(launch: Launch, float64: bool) -> Any:
+    """The kernel of a launch."""
+    if is_compensated(launch, float64):
+        from .compensated import compensated_kernel
+
+        return compensated_kernel
+    from .fused import tile_kernel
+
+    return tile_kernel
+
+
 def tile_constants(launch: Launch) -> dict[str, Any]:
-    """What `fused.tile_kernel` is compiled for."""
+    """What the kernel of a launch is compiled for."""
     a, b = launch.shape
     return {
         "A": a,
@@ -38,8 +56,19 @@ def tile_constants(launch: Launch) -> dict[str, Any]:
 
 
 def options() -> dict[str, Any]:
-    """How the kernels are compiled: a multiplication and an addition stay two, or two-sums would not be exact."""
+    """How kernels are compiled: a multiplication and an addition stay two, or two-sums would not be exact."""
     return {"num_warps": THREADS // 32, "enable_fp_fusion": False}
+
+
+def tile_options(launch: Launch, float64: bool) -> dict[str, Any]:
+    """How the kernel of a launch is compiled. Left to itself, ptxas spills a word or two for the sake of more programs.
+
+    A pair has room in 128 registers a thread, which lets a multiprocessor run four programs: 48 KiB are on their way to
+    it then, and 20 are enough for the 3 TB/s of an H100 with 0.8 us from asking to having.
+    """
+    if sum(launch.shape) <= 2:
+        return {**options(), "maxnreg": 128}
+    return {**options(), "maxnreg": 255} if is_compensated(launch, float64) else options()
 
 
 def on_current(device: torch.device) -> contextlib.AbstractContextManager[Any]:
@@ -56,8 +85,8 @@ class Tile(DeviceTile):
         codes, elements, pairs: as for `cpu.tile_sums`.
         wanted: as there. The kernels take all sums, and those that are not wanted are left out at the end.
         device: a CUDA device, or its name (under Triton's interpreter: the CPU).
-        float64: taken for the interface's sake: sums are float64 always. Consumer cards have 1/64 of float32's rate
-            for it, so there the kernels are right and slow.
+        float64: whether sums are taken in float64, or in float32 with its rounding errors carried along (of operands
+            that float32 holds); both are right to 1e-12, and are not the same bits. None: as the device is fast at it.
         force: as for `cpu.Tile`; no Σxy is taken from other sums here, so it makes no difference.
     Raises:
         KeyError: a dtype has no decoder; the engine leaves such tensors out beforehand.
@@ -69,8 +98,10 @@ class Tile(DeviceTile):
         import torch
 
         codes = [decoder.code for decoder in self.decoders]
+        self.float64 = fast_float64(self.device) if self._float64 is None else self._float64
         self._launches = [
-            (launch, torch.from_numpy(launch.cells).to(self.device)) for launch in launches(codes, self.pairs)
+            (launch, torch.from_numpy(launch.cells).to(self.device))
+            for launch in launches(codes, self.pairs, self.float64)
         ]
         self._columns = len(self.decoders) + len(self.pairs)
         # Zeros: strips behind the end of a chunk are not run.
@@ -92,26 +123,24 @@ class Tile(DeviceTile):
         """
         import torch
 
-        from .fused import tile_kernel
-
         starts = addresses[items[:, 0]] + items[:, 1, None] * self.itemsizes - arena.data_ptr()
         assert not (starts % 16).any() and arena.data_ptr() % 16 == 0
         table = self._on_device(np.c_[items[:, 3], items[:, 2], starts // 16])
         words = arena[: arena.numel() // 4 * 4].view(torch.int32)
-        strips = -(-int(items[:, 2].max()) // STRIP)
+        log2_strips = (-(-int(items[:, 2].max()) // STRIP) - 1).bit_length()
         with on_current(self.device):
             for launch, cells in self._launches:
-                tile_kernel[(len(items) * strips * len(cells),)](
+                tile_kernel(launch, self.float64)[((len(items) << log2_strips) * len(cells),)](
                     words,
                     table,
                     cells,
                     self._slots,
                     len(self.decoders),
                     len(cells),
-                    strips,
+                    log2_strips,
                     self._columns,
                     **tile_constants(launch),
-                    **options(),
+                    **tile_options(launch, self.float64),
                 )
         return int(items[:, 2].sum() * self.itemsizes.sum())
 

@@ -51,30 +51,29 @@ def launch_of(x, y=None, shape=(1, 1), selfs=None):
     return Launch(x, y or x, self_x, self_y, y is not None, np.zeros((1, 1), np.int64), shape)
 
 
-def compiled(launch, arch, folder):
-    """The tile kernel of `launch` compiled for sm_<arch>; `folder` is Triton's cache and takes the machine code."""
-    from weighbridge.kernels.gpu.fused import tile_kernel
-    from weighbridge.kernels.gpu.tile import tile_constants
+def compiled(launch, arch, float64, folder):
+    """The kernel of `launch` compiled for sm_<arch>; `folder` is Triton's cache and takes the machine code."""
+    from weighbridge.kernels.gpu.tile import tile_constants, tile_kernel, tile_options
 
     pointers = {"arena": "*i32", "items": "*i64", "cells": "*i64", "slots": "*fp64"}
-    integers = dict.fromkeys(("operands", "cell_count", "strips", "columns"), "i32")
-    return _compiled(tile_kernel, pointers, integers, tile_constants(launch), arch, folder)
+    integers = dict.fromkeys(("operands", "cell_count", "log2_strips", "columns"), "i32")
+    options = tile_options(launch, float64)
+    return _compiled(tile_kernel(launch, float64), pointers, integers, tile_constants(launch), options, arch, folder)
 
 
 def compiled_gather(arch, folder):
     """The second step, likewise."""
     from weighbridge.kernels.gpu.gather import gather_kernel
+    from weighbridge.kernels.gpu.tile import options
 
     pointers = {"slots": "*fp64", "first_strip": "*i64", "sums": "*fp64"}
-    return _compiled(gather_kernel, pointers, {"columns": "i32"}, {}, arch, folder)
+    return _compiled(gather_kernel, pointers, {"columns": "i32"}, {}, options(), arch, folder)
 
 
-def _compiled(kernel, pointers, integers, constants, arch, folder):
+def _compiled(kernel, pointers, integers, constants, options, arch, folder):
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
-
-    from weighbridge.kernels.gpu.tile import options
 
     source = ASTSource(
         fn=kernel,
@@ -83,7 +82,7 @@ def _compiled(kernel, pointers, integers, constants, arch, folder):
         attrs={(at,): [["tt.divisibility", 16]] for at in range(len(pointers))},  # as torch's allocations are
     )
     triton.knobs.cache.dir = str(folder)
-    made = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options())
+    made = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
     tools = Path(triton.__file__).parent / TOOLS
     with tempfile.NamedTemporaryFile(dir=folder, suffix=".cubin") as cubin:
         cubin.write(made.asm["cubin"])
@@ -124,7 +123,7 @@ def _table(folder):
 
     for code in MAIN:
         for shape in ((1, 1), (4, 1), (2, 2)):
-            machine = compiled(launch_of(code, code, shape), 90, folder)
+            machine = compiled(launch_of(code, code, shape), 90, True, folder)
             pairs = 16 // DECODERS[code].itemsize * shape[0] * shape[1]
             count = Counter(op.split(".")[0] for op in machine.fast)
             double = sum(count[op] for op in ("DADD", "DMUL", "DFMA"))

@@ -3,6 +3,8 @@
 On a CUDA device; or, in a process that was started with TRITON_INTERPRET=1, on the CPU through Triton's interpreter.
 """
 
+import functools
+
 import numpy as np
 
 from weighbridge.kernels import gpu, reference
@@ -50,3 +52,7 @@ def tile_sums(addresses, codes, elements, pairs, *, threads=None, progress=None,
         if progress is not None:
             progress(taken)
     return tile.finish(lambda tensors: addresses[tensors], threads or 1)
+
+
+in_float32 = functools.partial(tile_sums, float64=False)
+"""The same as on GPUs that are slow at float64."""

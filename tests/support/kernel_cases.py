@@ -16,10 +16,11 @@ from support import gpu_backend
 BACKENDS = {} if interpreted() else {"cpu": cpu.tile_sums}
 """name -> tile_sums(addresses, codes, elements, pairs, *, threads=None) with the contract of `kernels.sums`.
 
-"gpu" is there on a machine with a CUDA device; under TRITON_INTERPRET=1 it is the only one.
+Those of the GPU are there on a machine with a CUDA device; under TRITON_INTERPRET=1 they are the only ones.
 """
 if gpu_backend.usable():
     BACKENDS["gpu"] = pytest.param(gpu_backend.tile_sums, marks=pytest.mark.gpu)
+    BACKENDS["gpu in float32"] = pytest.param(gpu_backend.in_float32, marks=pytest.mark.gpu)
 
 CODES = tuple(DECODERS)
 SMALL_SIZES = (0, 1, 2, 15, 16, 17, 31, 33, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 5)

@@ -1,0 +1,156 @@
+"""The end of a strip: the lanes of every sum added, and the strip's sums in their slots with what they may be off by.
+
+Lanes are float64 here, whatever the walk has added in: operands' are [A, THREADS], pairs' [A, B, THREADS].
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from . import constants
+from .dtypes import bits_in, exact_elements, exact_products
+from .exact import bits_of, joined_lanes, largest_of
+
+__all__ = ["close_pairs", "close_self", "ends", "exact_dots", "exact_self", "joined_bound", "pair_bound", "self_bound"]
+
+LOG2_THREADS = tl.constexpr(constants.THREADS.bit_length() - 1)
+STRIP = tl.constexpr(constants.STRIP)
+LANE = tl.constexpr(constants.LANE)
+SLOTS = tl.constexpr(constants.SLOTS)
+COMPENSATED = tl.constexpr(2e-27)  # error of a compensated sum of a strip, in units of the sum of its terms' magnitudes
+TINIEST = tl.constexpr(5e-324)  # least bound of a sum of products that are not all zero: its own product may underflow
+
+
+@triton.jit
+def ends(sums):
+    """The largest magnitude of each lane as float64, and the smallest above zero, infinity where there is none."""
+    largest, smallest = sums[4], sums[5]
+    if largest.dtype == tl.float32:
+        bits = (smallest + 2) >> 1
+        least = bits.to(tl.float32, bitcast=True).to(tl.float64)
+        return largest.to(tl.float64), tl.where(bits == 0, float("inf"), least)
+    else:
+        return largest.to(tl.float64, bitcast=True), tl.zeros(largest.shape, tl.float64)
+
+
+@triton.jit
+def exact_self(sums, CODE: tl.constexpr):
+    """Whether each lane's Σx is exact: all elements are multiples of the smallest one times 2**-bits."""
+    if exact_elements(CODE):
+        return tl.full(sums[0].shape, 1, tl.int1)
+    elif bits_in(CODE) <= 24:
+        return ~(sums[0] > ends(sums)[1] * 2.0 ** (53 - bits_in(CODE)))
+    else:
+        return tl.full(sums[0].shape, 0, tl.int1)
+
+
+@triton.jit
+def exact_dots(xs, ys, CODE_X: tl.constexpr, CODE_Y: tl.constexpr):
+    """Whether each lane's Σxy [A, B, THREADS] is exact, for the like reason."""
+    BITS: tl.constexpr = bits_in(CODE_X) + bits_in(CODE_Y)
+    x_largest, x_smallest = ends(xs)
+    y_largest, y_smallest = ends(ys)
+    most = LANE * x_largest[:, None, :] * y_largest[None, :, :]
+    if exact_products(CODE_X, CODE_Y):
+        return tl.full(most.shape, 1, tl.int1)
+    elif BITS <= 16:
+        return ~(most > x_smallest[:, None, :] * y_smallest[None, :, :] * 2.0 ** (53 - BITS))
+    else:
+        return tl.full(most.shape, 0, tl.int1)
+
+
+@triton.jit
+def self_bound(sums, CODE: tl.constexpr):
+    """What Σx [A, 1] may be off by, in the units of the walk: nothing where every lane is exact."""
+    inexact = tl.max((~exact_self(sums, CODE)).to(tl.int32), axis=1)[:, None] > 0
+    return tl.where(inexact, COMPENSATED * tl.sum(sums[0], axis=1)[:, None], 0.0)
+
+
+@triton.jit
+def joined_bound(x_most, y_most, SCALE: tl.constexpr):
+    """What a compensated Σxy [A, B] of a strip may be off by, in units of 1, of operands so large [A, 1] and [1, B]."""
+    bound = tl.maximum(COMPENSATED * (STRIP * SCALE * SCALE) * x_most * y_most, TINIEST)
+    return tl.where((x_most > 0) & (y_most > 0), bound, 0.0)
+
+
+@triton.jit
+def pair_bound(xs, ys, CODE_X: tl.constexpr, CODE_Y: tl.constexpr, SCALE: tl.constexpr):
+    """What Σxy [A, B] may be off by, in units of 1: nothing where every lane is exact."""
+    x_most = largest_of(bits_of(ends(xs)[0])[:, None, :])  # [A, 1]
+    y_most = tl.trans(largest_of(bits_of(ends(ys)[0])[:, None, :]))  # [1, B]
+    inexact = tl.max((~exact_dots(xs, ys, CODE_X, CODE_Y)).to(tl.int32), axis=2) > 0
+    return tl.where(inexact, joined_bound(x_most, y_most, SCALE), 0.0)
+
+
+@triton.jit
+def _joined(high, low, EXACT: tl.constexpr):
+    """The sum [A, B] of lanes in two parts."""
+    if EXACT:
+        total = tl.sum(high, axis=2)
+        return total, tl.zeros(total.shape, tl.float64)
+    else:
+        return joined_lanes(high, low, LOG2_THREADS)
+
+
+@triton.jit
+def close_self(slots, column, sums, bound, EXACT: tl.constexpr, SCALE: tl.constexpr):
+    """The lanes of self sums added and stored, in units of 1 again; column and bound are [A, 1].
+
+    EXACT: no Σx of a strip rounds.
+    """
+    sum_abs, squares, total, low, _, _, nonfinite = sums
+    high, rest = _joined(total[:, None, :], low[:, None, :], EXACT)
+    _store(
+        slots,
+        column,
+        tl.sum(sum_abs, axis=1)[:, None] * SCALE,
+        tl.sum(squares, axis=1)[:, None] * (SCALE * SCALE),
+        high * SCALE,
+        rest * SCALE,
+        bound * SCALE,
+        largest_of(bits_of(ends(sums)[0])[:, None, :]) * SCALE,
+        tl.sum(nonfinite, axis=1)[:, None],
+    )
+
+
+@triton.jit
+def close_pairs(
+    slots, column, sums, x_squares, y_squares, bound,
+    EXACT: tl.constexpr, DERIVED: tl.constexpr, SCALE: tl.constexpr,
+):  # fmt: skip
+    """The lanes of pair sums added and stored; column and bound are [A, B], the bound in units of 1 already.
+
+    EXACT: no Σxy of a strip rounds. DERIVED: Σ(x-y)² is taken from it and the lanes of Σx² and Σy².
+    """
+    sum_abs, squares, dot, low, largest, differing = sums
+    high, rest = _joined(dot, low, EXACT)
+    if DERIVED:
+        apart = tl.sum(x_squares, axis=1)[:, None] + tl.sum(y_squares, axis=1)[None, :] - 2 * high
+    else:
+        apart = tl.sum(squares, axis=2)
+    _store(
+        slots,
+        column,
+        tl.sum(sum_abs, axis=2) * SCALE,
+        apart * (SCALE * SCALE),
+        high * (SCALE * SCALE),
+        rest * (SCALE * SCALE),
+        bound,
+        largest_of(largest) * SCALE,
+        tl.sum(differing.to(tl.int32), axis=2),
+    )
+
+
+@triton.jit
+def _store(slots, column, sum_abs, squares, high, low, bound, largest, count):
+    """The slots of one strip; a column below zero is nobody's."""
+    wanted = column >= 0
+    at = slots + column * SLOTS
+    tl.store(at, sum_abs, wanted)
+    tl.store(at + 1, squares, wanted)
+    tl.store(at + 2, high, wanted)
+    tl.store(at + 3, low, wanted)
+    tl.store(at + 4, bound, wanted)
+    tl.store(at + 5, largest, wanted)
+    tl.store(at + 6, count.to(tl.float64), wanted)

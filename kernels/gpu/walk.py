@@ -1,0 +1,216 @@
+"""What a program walks: where its strip lies, 16 bytes of every operand at a time, and every element added to the sums.
+
+    selfs: Σ|x|, Σx², Σx, max|x|, #nonfinite          pairs: Σ|x-y|, Σ(x-y)², Σxy, max|x-y|, #(x ≠ y)
+
+A thread loads 16 bytes of every operand at a time and owns one lane of every sum. Shapes: operands are [A, THREADS] and
+[B, THREADS], pairs [A, B, THREADS]. Accumulators are float64, one a lane, and a lane's sum is over 256 elements in the
+order of memory: its rounding error is below 256 units of 2**-53. The walk with care carries the rounding errors of Σx
+and Σxy along (two-sums), counts what is not finite, takes every maximum in float64, and masks what is behind the end.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from . import constants
+from .decode import element
+from .dtypes import bits_in, derives_squares, exact_products, needs_least, scale_of, size_of
+from .exact import added, bits_of
+
+__all__ = ["columns_of", "no_pairs", "no_self", "place", "value", "vector", "words"]
+
+THREADS = tl.constexpr(constants.THREADS)
+STRIP = tl.constexpr(constants.STRIP)
+STRIPS = tl.constexpr(constants.STRIPS)
+SLOTS = tl.constexpr(constants.SLOTS)
+INFINITY = tl.constexpr(0x7FF0000000000000)
+NAN_WINS = tl.constexpr(tl.PropagateNan.ALL)
+
+
+@triton.jit
+def place(
+    items, cells, slots, operands, cell_count, log2_strips, columns,
+    A: tl.constexpr, B: tl.constexpr, CODE_X: tl.constexpr, CODE_Y: tl.constexpr,
+):  # fmt: skip
+    """Where this program's strip lies.
+
+    Returns:
+        elements of the strip; the words at which it begins in each operand, [A] and [B] int64; its slots; its cell.
+    """
+    program = tl.program_id(0)
+    cell = cells + (program % cell_count) * (2 * (A + B) + A * B)
+    program //= cell_count
+    strip = program & ((1 << log2_strips) - 1)
+    item = items + (program >> log2_strips).to(tl.int64) * (2 + operands)
+    length = tl.maximum(tl.minimum(tl.load(item + 1) - strip * STRIP, STRIP), 0).to(tl.int32)
+    a, b = tl.arange(0, A), tl.arange(0, B)
+    x_at = tl.load(item + 2 + tl.load(cell + a)) * 4 + strip * (STRIP * size_of(CODE_X) // 4)
+    y_at = tl.load(item + 2 + tl.load(cell + A + b)) * 4 + strip * (STRIP * size_of(CODE_Y) // 4)
+    slots += (tl.load(item) * STRIPS + strip) * columns * SLOTS
+    return length, x_at, y_at, slots, cell
+
+
+@triton.jit
+def columns_of(cell, A: tl.constexpr, B: tl.constexpr):
+    """The columns of slots for the sums of the operands, [A, 1] and [B, 1], and of the pairs, [A, B]."""
+    a, b = tl.arange(0, A), tl.arange(0, B)
+    return (
+        tl.load(cell + A + B + a)[:, None],
+        tl.load(cell + 2 * A + B + b)[:, None],
+        tl.load(cell + 2 * (A + B) + a[:, None] * B + b[None, :]),
+    )
+
+
+@triton.jit
+def words(arena, at, first, length, ITEMSIZE: tl.constexpr, MASKED: tl.constexpr):
+    """Four int32 [A, THREADS]: the 16 bytes of each operand that begin with element `first` [THREADS] of the strip."""
+    word = first * ITEMSIZE // 4
+    places = arena + ((at[:, None] + word[None, :])[:, :, None] + tl.arange(0, 4)[None, None, :])
+    if MASKED:  # an operand's last word may hold bytes behind its end, which belong to the arena
+        inside = (word[:, None] + tl.arange(0, 4)[None, :])[None, :, :] < (length * ITEMSIZE + 3) // 4
+        block = tl.load(places, mask=inside, other=0)
+    else:
+        block = tl.load(places)
+    even, odd = tl.split(tl.reshape(block, at.shape[0], THREADS, 2, 2))
+    w0, w2 = tl.split(even)
+    w1, w3 = tl.split(odd)
+    return w0, w1, w2, w3
+
+
+@triton.jit
+def value(
+    words, first, length,
+    K: tl.constexpr, CODE: tl.constexpr, SCALED: tl.constexpr, MASKED: tl.constexpr, CAREFUL: tl.constexpr,
+):  # fmt: skip
+    """Element K of 16 bytes as working type [A, THREADS], in units of `scale_of` the dtype where SCALED.
+
+    MASKED: elements behind the end are 0. CAREFUL: NaN of F8_E4M3 is read as NaN.
+    """
+    x = element(words[0], words[1], words[2], words[3], K, CODE, size_of(CODE), CAREFUL)
+    if not CAREFUL and not SCALED and scale_of(CODE) != 1.0:
+        x *= scale_of(CODE)
+    if MASKED:
+        x = tl.where((first + K < length)[None, :], x, 0.0)
+    if CAREFUL and SCALED:
+        x *= 1.0 / scale_of(CODE)
+    return x
+
+
+@triton.jit
+def _add_self(
+    sums, x,
+    BITS: tl.constexpr, WANTED: tl.constexpr, SQUARES: tl.constexpr, LEAST: tl.constexpr, CAREFUL: tl.constexpr,
+):  # fmt: skip
+    """An element of each operand added to its sums [A, THREADS]."""
+    sum_abs, squares, total, low, largest, smallest, nonfinite = sums
+    wide = x.to(tl.float64)
+    if x.dtype == tl.float32:
+        largest = tl.maximum(largest, tl.abs(x), propagate_nan=NAN_WINS)
+        if LEAST:  # twice the bits have no sign; less 2, zero becomes the largest of all
+            smallest = tl.minimum(smallest, (x.to(tl.uint32, bitcast=True) << 1) - 2)
+    else:
+        largest = tl.maximum(largest, bits_of(x))
+    if SQUARES:
+        squares = tl.fma(wide, wide, squares)
+    if WANTED:
+        sum_abs += tl.abs(wide)
+        if BITS > 24 or CAREFUL:
+            total, low = added(total, low, wide)
+        else:
+            total += wide
+        if CAREFUL:
+            nonfinite += (bits_of(wide) >= INFINITY).to(tl.int32)
+    return sum_abs, squares, total, low, largest, smallest, nonfinite
+
+
+@triton.jit
+def _add_pairs(
+    sums, run, x, y,
+    BITS: tl.constexpr, EXACT: tl.constexpr, DERIVED: tl.constexpr, CAREFUL: tl.constexpr,
+):  # fmt: skip
+    """An element of every x [A, THREADS] and y [B, THREADS] added to the sums of their pairs [A, B, THREADS].
+
+    DERIVED: Σd² follows from other sums, and Σ|d| is added to a run in float32, which is exact.
+    """
+    sum_abs, squares, dot, low, largest, differing = sums
+    if largest.dtype == tl.float32 or (DERIVED and not CAREFUL):
+        short = tl.abs(x[:, None, :] - y[None, :, :])
+        if largest.dtype == tl.float32:
+            largest = tl.maximum(largest, short, propagate_nan=NAN_WINS)
+    # Counted in float32: a comparison makes 1.0 in one instruction, and a number that can be added in three otherwise.
+    if CAREFUL or x.dtype != y.dtype:  # infinity equals itself
+        differing += tl.where(x.to(tl.float64)[:, None, :] != y.to(tl.float64)[None, :, :], 1.0, 0.0)
+    else:
+        differing += tl.where(x[:, None, :] - y[None, :, :] != 0.0, 1.0, 0.0)
+    x = x.to(tl.float64)[:, None, :]
+    y = y.to(tl.float64)[None, :, :]
+    d = x - y
+    if DERIVED and not CAREFUL:
+        run += short
+    else:
+        sum_abs += tl.abs(d)
+    if not DERIVED:
+        squares = tl.fma(d, d, squares)
+    if largest.dtype == tl.int64:
+        largest = tl.maximum(largest, bits_of(d))
+    if EXACT or (BITS <= 16 and not CAREFUL):
+        dot = tl.fma(x, y, dot)
+    else:
+        product = x * y
+        if BITS > 53:
+            low += tl.fma(x, y, -product)
+        dot, low = added(dot, low, product)
+    return (sum_abs, squares, dot, low, largest, differing), run
+
+
+@triton.jit
+def vector(
+    arena, x_at, y_at, first, length, xs, ys, pairs,
+    CODE_X: tl.constexpr, SELF_X: tl.constexpr, CODE_Y: tl.constexpr, SELF_Y: tl.constexpr, PAIRS: tl.constexpr,
+    WIDTH: tl.constexpr, SCALED: tl.constexpr, CAREFUL: tl.constexpr,
+):  # fmt: skip
+    """The next WIDTH elements of each thread: 16 bytes of an operand at a time; SCALED: in units of `scale_of` both."""
+    WIDTH_X: tl.constexpr = 16 // size_of(CODE_X)
+    WIDTH_Y: tl.constexpr = 16 // size_of(CODE_Y)
+    LEAST: tl.constexpr = needs_least(CODE_X, CODE_Y, PAIRS)
+    DERIVED: tl.constexpr = PAIRS and derives_squares(CODE_X, CODE_Y)
+    run = tl.zeros(pairs[0].shape, tl.float32)
+    for k in tl.static_range(WIDTH):
+        if k % WIDTH_X == 0:
+            x_first = first + k
+            x_words = words(arena, x_at, x_first, length, size_of(CODE_X), CAREFUL)
+        if PAIRS and k % WIDTH_Y == 0:
+            y_first = first + k
+            y_words = words(arena, y_at, y_first, length, size_of(CODE_Y), CAREFUL)
+        x = value(x_words, x_first, length, k % WIDTH_X, CODE_X, SCALED, CAREFUL, CAREFUL)
+        xs = _add_self(xs, x, bits_in(CODE_X), SELF_X, SELF_X or DERIVED, LEAST, CAREFUL)
+        if PAIRS:
+            y = value(y_words, y_first, length, k % WIDTH_Y, CODE_Y, SCALED, CAREFUL, CAREFUL)
+            ys = _add_self(ys, y, bits_in(CODE_Y), SELF_Y, SELF_Y or DERIVED, LEAST, CAREFUL)
+            pairs, run = _add_pairs(
+                pairs, run, x, y,
+                bits_in(CODE_X) + bits_in(CODE_Y), exact_products(CODE_X, CODE_Y), DERIVED, CAREFUL,
+            )  # fmt: skip
+    if DERIVED and not CAREFUL:
+        pairs = pairs[0] + run.to(tl.float64), pairs[1], pairs[2], pairs[3], pairs[4], pairs[5]
+    return xs, ys, pairs
+
+
+@triton.jit
+def no_self(ROWS: tl.constexpr, CODE: tl.constexpr):
+    """Self sums of nothing."""
+    zero = tl.zeros([ROWS, THREADS], tl.float64)
+    largest = tl.zeros([ROWS, THREADS], tl.float32 if bits_in(CODE) <= 24 else tl.int64)
+    return (
+        zero, zero, zero, zero, largest, tl.full([ROWS, THREADS], 0xFFFFFFFF, tl.uint32),
+        tl.zeros([ROWS, THREADS], tl.int32),
+    )  # fmt: skip
+
+
+@triton.jit
+def no_pairs(A: tl.constexpr, B: tl.constexpr, SHORT: tl.constexpr):
+    """Pair sums of nothing; the maximum is a float32, or the bits of a float64."""
+    zero = tl.zeros([A, B, THREADS], tl.float64)
+    largest = tl.zeros([A, B, THREADS], tl.float32 if SHORT else tl.int64)
+    return zero, zero, zero, zero, largest, tl.zeros([A, B, THREADS], tl.float32)
