@@ -14,6 +14,7 @@ from test_kernels_accuracy import CANCELLING, RANGES
 from weighbridge.kernels import gpu
 from weighbridge.kernels.decoders import DECODERS
 from weighbridge.kernels.gpu.constants import STRIP, THREADS
+from weighbridge.kernels.sums import CHUNK
 
 from support import gpu_backend
 from support.gpu_backend import in_float32, tile_sums
@@ -67,8 +68,10 @@ def test_sizes_around_a_step(backend, code):
     check_against_reference(backend, [[x, nearby(x, code, rng)] for x in base], [code, code])
 
 
-@both
-@pytest.mark.parametrize(("code", "size"), [("F32", 2 * STRIP + 1), ("F8_E4M3", 4 * STRIP + 9)])
+@pytest.mark.parametrize(
+    ("backend", "code", "size"),
+    [(tile_sums, "F32", STRIP + 1), (in_float32, "F32", STRIP + 1), (tile_sums, "F8_E4M3", CHUNK + 9)],
+)
 def test_strips_and_chunks(backend, code, size):
     rng = np.random.default_rng(61)
     base = random_tensor(code, size, rng)
@@ -110,6 +113,25 @@ def test_a_pair_has_the_same_bits_in_every_layout(backend, code):
     stack = [[random_tensor(code, step(code) + 77, rng) for _ in range(3)]]
     stack[0][2][: DECODERS[code].itemsize] = 0x7E  # of the order of 1e38
     assert_same_bits_in_every_layout(backend, stack, [code] * 3)
+
+
+@pytest.mark.parametrize(
+    ("backend", "codes"),
+    [
+        (tile_sums, ("F32", "BF16", "F8_E5M2")),
+        (in_float32, ("F32", "BF16", "F8_E5M2")),
+        (tile_sums, ("F8_E4M3", "F64")),
+    ],
+)
+def test_operands_of_several_sizes_have_the_bits_that_they_have_alone(backend, codes):
+    """Lanes of an operand and the order in them are those of its own dtype, whatever size the other has."""
+    rng = np.random.default_rng(69)
+    operands = [random_tensor(code, step("F8_E4M3") + 77, rng) for code in codes]
+    pairs = list(itertools.combinations(range(len(codes)), 2))
+    selfs, between = run(backend, [operands], codes, pairs)
+    assert same_bits([between], [run(backend, [operands], codes, [(j, i) for i, j in pairs])[1]])
+    for n, (operand, code) in enumerate(zip(operands, codes, strict=True)):
+        assert same_bits([selfs[:, n].copy()], [run(backend, [[operand]], [code], [])[0][:, 0]]), code
 
 
 def test_same_bits_in_tasks_of_any_size():
@@ -157,6 +179,14 @@ def test_the_largest_difference_is_not_rounded(backend):
         x[5], y[5] = value, other
         stack.append([bfloat16(*y), bfloat16(*x)])
     certified(stack, ["BF16", "BF16"], backend=backend)
+
+
+@both
+def test_the_largest_difference_of_two_sizes_is_not_rounded(backend):
+    """Lanes of the pair are those of bfloat16: lane 5 has 65280 and nothing small, and lane 2 of the other -2**-9."""
+    x, y = bfloat16(*np.full(step("F8_E4M3"), 2.0)), np.full(step("F8_E4M3"), 0x40, np.uint8)
+    x.view(np.uint16)[40], y[40] = 0x477F, 0x81
+    certified([[y, x]], ["F8_E4M3", "BF16"], backend=backend)
 
 
 def test_what_float32_has_no_room_for():

@@ -27,7 +27,11 @@ VARIANTS = {
     "BF16 square sm_80": (launch_of("BF16", "BF16", (2, 2)), 80),
     "F32 square sm_100": (launch_of("F32", "F32", (2, 2)), 100),
     "BF16 operands": (launch_of("BF16", None, (4, 1)), 90),
-    "F32 and BF16": (launch_of("F32", "BF16", (1, 1), (False, False)), 90),
+    "F32 and BF16": (launch_of("F32", "BF16"), 90),
+    "F32 and BF16 sm_80": (launch_of("F32", "BF16"), 80),
+    "four F32 and BF16": (launch_of("F32", "BF16", (4, 1)), 90),
+    "BF16 and F8_E4M3": (launch_of("BF16", "F8_E4M3"), 100),
+    "F64 and F8_E4M3": (launch_of("F64", "F8_E4M3"), 90),
     "F16 and BF16": (launch_of("F16", "BF16"), 90),
 }
 
@@ -39,7 +43,7 @@ IN_FLOAT32 = {
     "F32 star sm_89": (launch_of("F32", "F32", (4, 1)), 89),
     "BF16 star sm_86": (launch_of("BF16", "BF16", (4, 1)), 86),
     "F8_E4M3 square sm_89": (launch_of("F8_E4M3", "F8_E4M3", (2, 2)), 89),
-    "F32 and BF16 sm_103": (launch_of("F32", "BF16", (1, 1), (False, False)), 103),
+    "F32 and BF16 sm_103": (launch_of("F32", "BF16"), 103),
 }
 VARIANTS = {name: (*variant, True) for name, variant in VARIANTS.items()} | {
     f"{name} in float32": (*variant, False) for name, variant in IN_FLOAT32.items()

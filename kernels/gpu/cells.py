@@ -121,10 +121,8 @@ class _Plan:
                 between[row, column] = -1 if layer is None else layer.pop((max(i, j), min(i, j)), -1)
         if layer is not None and between.max() < 0:
             return
-        # A lane of a pair of dtypes of two sizes does not hold what a lane of its operands alone does, and where it is
-        # summed otherwise than those are, its sums are other bits.
-        of_x, of_y = DECODERS[x], DECODERS[y]
-        same_sums = of_x.itemsize == of_y.itemsize and (self.float64 or of_x.wide == of_y.wide)
+        # Where a pair is summed otherwise than its operands alone, their self sums would be other bits.
+        same_sums = self.float64 or DECODERS[x].wide == DECODERS[y].wide
         self_x = self._claimed(xs, a, layer is None or same_sums)
         self_y = self._claimed(ys, b, layer is not None and same_sums)
         kind = (x, y, max(self_x) >= 0, max(self_y) >= 0, layer is not None, a, b)

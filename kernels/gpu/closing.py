@@ -12,7 +12,17 @@ from . import constants
 from .dtypes import bits_in, exact_elements, exact_products
 from .exact import bits_of, joined_lanes, largest_of
 
-__all__ = ["close_pairs", "close_self", "ends", "exact_dots", "exact_self", "joined_bound", "pair_bound", "self_bound"]
+__all__ = [
+    "close_pairs",
+    "close_self",
+    "ends",
+    "exact_dots",
+    "exact_self",
+    "joined_bound",
+    "of_strip",
+    "pair_bound",
+    "self_bound",
+]
 
 LOG2_THREADS = tl.constexpr(constants.THREADS.bit_length() - 1)
 STRIP = tl.constexpr(constants.STRIP)
@@ -32,6 +42,18 @@ def ends(sums):
         return largest.to(tl.float64), tl.where(bits == 0, float("inf"), least)
     else:
         return largest.to(tl.float64, bitcast=True), tl.zeros(largest.shape, tl.float64)
+
+
+@triton.jit
+def of_strip(sums):
+    """Self sums whose lanes all have the largest and the smallest magnitude of the strip; of dtypes up to 24 bits."""
+    sum_abs, squares, total, low, largest, smallest, nonfinite = sums
+    if largest.dtype == tl.float32:
+        bits = largest.to(tl.int32, bitcast=True)  # magnitudes sort as integers do, NaN above infinity
+        most = tl.max(bits, axis=1, keep_dims=True).to(tl.float32, bitcast=True)
+        largest = tl.broadcast_to(most, largest.shape)
+        smallest = tl.broadcast_to(tl.min(smallest, axis=1, keep_dims=True), smallest.shape)
+    return sum_abs, squares, total, low, largest, smallest, nonfinite
 
 
 @triton.jit
@@ -75,10 +97,15 @@ def joined_bound(x_most, y_most, SCALE: tl.constexpr):
 
 
 @triton.jit
-def pair_bound(xs, ys, CODE_X: tl.constexpr, CODE_Y: tl.constexpr, SCALE: tl.constexpr):
-    """What Σxy [A, B] may be off by, in units of 1: nothing where every lane is exact."""
+def pair_bound(xs, ys, CODE_X: tl.constexpr, CODE_Y: tl.constexpr, MIXED: tl.constexpr, SCALE: tl.constexpr):
+    """What Σxy [A, B] may be off by, in units of 1: nothing where every lane is exact.
+
+    MIXED: the lanes of pairs are not those of both operands.
+    """
     x_most = largest_of(bits_of(ends(xs)[0])[:, None, :])  # [A, 1]
     y_most = tl.trans(largest_of(bits_of(ends(ys)[0])[:, None, :]))  # [1, B]
+    if MIXED:
+        xs, ys = of_strip(xs), of_strip(ys)
     inexact = tl.max((~exact_dots(xs, ys, CODE_X, CODE_Y)).to(tl.int32), axis=2) > 0
     return tl.where(inexact, joined_bound(x_most, y_most, SCALE), 0.0)
 

@@ -7,7 +7,7 @@ Consumer cards have 1/64 of float32's rate for float64, and for conversions to i
     low += error                                        the only addition that rounds
 
 A product is its rounded value and what an fma says it lacks, a difference both parts of a two-sum, and both parts are
-added. Before they come to these three, the 4, 8 or 16 elements that a thread has loaded are added among themselves (a
+added. Before they come to these three, 4, 8 or 16 elements that a thread has loaded are added among themselves (a
 run), as cheaply as their dtypes allow (`dtypes.kind_of_run`): in one float32 where that never rounds, or else in two,
 of which the second takes the errors of the first as they are. With u = 2**-24 and n terms a run this loses at most
 n² u² / 2 of a sum of one sign: 3e-14 of float32, 4.5e-13 of the 8-bit floats with five bits of exponent or more, and
@@ -43,11 +43,12 @@ from .dtypes import (
     exact_strip,
     kind_of_run,
     largest_fast,
+    parts_of,
     products_underflow,
     size_of,
 )
 from .exact import bits_of, largest_of, two_sum
-from .walk import columns_of, no_pairs, no_self, place, value, vector, words
+from .walk import beside, block_of, columns_of, first_of, no_pairs, no_self, place, value, vector, words
 
 __all__ = ["compensated_kernel"]
 
@@ -191,27 +192,41 @@ def _add_pairs(sums, x, y, CODE_X: tl.constexpr, CODE_Y: tl.constexpr, K: tl.con
 
 @triton.jit
 def _vector(
-    arena, x_at, y_at, first, length, xs, ys, pairs,
+    arena, x_at, y_at, start, part, length, xs, ys, pairs,
     CODE_X: tl.constexpr, SELF_X: tl.constexpr, CODE_Y: tl.constexpr, SELF_Y: tl.constexpr, PAIRS: tl.constexpr,
-    WIDTH: tl.constexpr, MASKED: tl.constexpr,
+    WIDTH: tl.constexpr, PARTS: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
-    """The next WIDTH elements of each thread: 16 bytes of an operand at a time."""
-    WIDTH_X: tl.constexpr = 16 // size_of(CODE_X)
-    WIDTH_Y: tl.constexpr = 16 // size_of(CODE_Y)
+    """One of PARTS of a step of WIDTH elements a thread, as `walk.vector`."""
+    OWN_X: tl.constexpr = 16 // size_of(CODE_X)
+    OWN_Y: tl.constexpr = 16 // size_of(CODE_Y)
     DERIVED: tl.constexpr = PAIRS and derives_squares(CODE_X, CODE_Y)
-    for k in tl.static_range(WIDTH):
-        if k % WIDTH_X == 0:
-            x_first = first + k
-            x_words = words(arena, x_at, x_first, length, size_of(CODE_X), MASKED)
-        if PAIRS and k % WIDTH_Y == 0:
-            y_first = first + k
-            y_words = words(arena, y_at, y_first, length, size_of(CODE_Y), MASKED)
-        x = value(x_words, x_first, length, k % WIDTH_X, CODE_X, False, MASKED, False)
-        xs = _add_self(xs, x, CODE_X, SELF_X, SELF_X or DERIVED, k, WIDTH)
+    COUNT: tl.constexpr = WIDTH // PARTS
+    # Runs of an operand are the same whatever it is paired with.
+    RUN_X: tl.constexpr = 16 if OWN_X == 16 and not MASKED else min(COUNT, 4)
+    RUN_Y: tl.constexpr = 16 if OWN_Y == 16 and not MASKED else min(COUNT, 4)
+    for k in tl.static_range(COUNT):
+        if k % OWN_X == 0:
+            x_first = first_of(start, part, k, OWN_X, WIDTH, PARTS)
+            x_block = block_of(arena, x_at, x_first, length, size_of(CODE_X), MASKED)
+            x_words = words(x_block)
+        x = value(x_words, x_first, length, k % OWN_X, CODE_X, False, MASKED, False)
+        xs = _add_self(xs, x, CODE_X, SELF_X, SELF_X or DERIVED, k % RUN_X, RUN_X)
         if PAIRS:
-            y = value(y_words, y_first, length, k % WIDTH_Y, CODE_Y, False, MASKED, False)
-            ys = _add_self(ys, y, CODE_Y, SELF_Y, SELF_Y or DERIVED, k, WIDTH)
-            pairs = _add_pairs(pairs, x, y, CODE_X, CODE_Y, k, WIDTH)
+            if k % OWN_Y == 0:
+                y_first = first_of(start, part, k, OWN_Y, WIDTH, PARTS)
+                y_block = block_of(arena, y_at, y_first, length, size_of(CODE_Y), MASKED)
+                y_words = words(y_block)
+            y = value(y_words, y_first, length, k % OWN_Y, CODE_Y, False, MASKED, False)
+            ys = _add_self(ys, y, CODE_Y, SELF_Y, SELF_Y or DERIVED, k % RUN_Y, RUN_Y)
+            if OWN_X > OWN_Y:
+                if k % (OWN_Y if MASKED else WIDTH) == 0:
+                    x_words_of_y = beside(arena, x_at, x_block, y_first, length, CODE_X, OWN_X // OWN_Y, MASKED)
+                x = value(x_words_of_y, y_first, length, k % (OWN_Y if MASKED else WIDTH), CODE_X, False, MASKED, False)
+            if OWN_Y > OWN_X:
+                if k % (OWN_X if MASKED else WIDTH) == 0:
+                    y_words_of_x = beside(arena, y_at, y_block, x_first, length, CODE_Y, OWN_Y // OWN_X, MASKED)
+                y = value(y_words_of_x, x_first, length, k % (OWN_X if MASKED else WIDTH), CODE_Y, False, MASKED, False)
+            pairs = _add_pairs(pairs, x, y, CODE_X, CODE_Y, k, COUNT)
     return xs, ys, pairs
 
 
@@ -297,8 +312,7 @@ def compensated_kernel(
     )
     WIDTH: tl.constexpr = 16 // min(size_of(CODE_X), size_of(CODE_Y))
     STEP: tl.constexpr = THREADS * WIDTH
-    PARTS: tl.constexpr = max(WIDTH // 4, 1)
-    lanes = tl.arange(0, THREADS) * WIDTH
+    PARTS: tl.constexpr = parts_of(CODE_X, CODE_Y)
     zero = tl.zeros([A, B, THREADS], tl.float32)
     none_x, none_y = _none(tl.zeros([A, THREADS], tl.float32)), _none(tl.zeros([B, THREADS], tl.float32))
     xs = none_x, none_x, none_x, none_x[0]
@@ -307,13 +321,13 @@ def compensated_kernel(
     whole = length // STEP
     for step in tl.range(0, whole, num_stages=STAGES):
         xs, ys, pairs = _vector(
-            arena, x_at, y_at, step * STEP + lanes, length, xs, ys, pairs,
-            CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, WIDTH, False,
+            arena, x_at, y_at, step * STEP, 0, length, xs, ys, pairs,
+            CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, WIDTH, 1, False,
         )  # fmt: skip
     for part in range(whole * PARTS, tl.cdiv(length, STEP) * PARTS):
         xs, ys, pairs = _vector(
-            arena, x_at, y_at, part // PARTS * STEP + part % PARTS * (WIDTH // PARTS) + lanes, length, xs, ys, pairs,
-            CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, WIDTH // PARTS, True,
+            arena, x_at, y_at, part // PARTS * STEP, part % PARTS, length, xs, ys, pairs,
+            CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, WIDTH, PARTS, True,
         )  # fmt: skip
 
     x_column, y_column, column = columns_of(cell, A, B)
@@ -330,8 +344,8 @@ def compensated_kernel(
         x_sums, y_sums, pair_sums = no_self(A, CODE_X), no_self(B, CODE_Y), no_pairs(A, B, False)
         for part in range(tl.cdiv(length, STEP) * PARTS):
             x_sums, y_sums, pair_sums = vector(
-                arena, x_at, y_at, part // PARTS * STEP + part % PARTS * (WIDTH // PARTS) + lanes, length,
-                x_sums, y_sums, pair_sums, CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, WIDTH // PARTS, False, True,
+                arena, x_at, y_at, part // PARTS * STEP, part % PARTS, length,
+                x_sums, y_sums, pair_sums, CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, WIDTH, PARTS, False, True,
             )  # fmt: skip
         if SELF_X:
             close_self(
@@ -344,7 +358,7 @@ def compensated_kernel(
                 exact_strip(CODE_Y, None), 1.0,
             )  # fmt: skip
         if PAIRS:
-            bound = pair_bound(x_sums, y_sums, CODE_X, CODE_Y, 1.0)
+            bound = pair_bound(x_sums, y_sums, CODE_X, CODE_Y, size_of(CODE_X) != size_of(CODE_Y), 1.0)
             close_pairs(
                 slots, tl.where(sound, -1, column), pair_sums, x_sums[1], y_sums[1], bound,
                 exact_strip(CODE_X, CODE_Y), derives_squares(CODE_X, CODE_Y), 1.0,

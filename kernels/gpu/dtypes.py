@@ -23,6 +23,7 @@ __all__ = [
     "kind_of_run",
     "largest_fast",
     "needs_least",
+    "parts_of",
     "products_underflow",
     "scale_of",
     "size_of",
@@ -133,6 +134,13 @@ def needs_least(x: str, y: str, pairs: bool) -> bool:
     if pairs:
         exact = exact and exact_elements(y) and exact_products(x, y) and exact_differences(x, y)
     return not exact
+
+
+@triton.constexpr_function
+def parts_of(x: str, y: str) -> int:
+    """In how many parts a step is walked that has masks: one for each load of the wider, or four elements at a time."""
+    sizes = sorted([_SIZES[x], _SIZES[y]])
+    return sizes[1] // sizes[0] if sizes[0] < sizes[1] else max(4 // sizes[0], 1)
 
 
 @triton.constexpr_function

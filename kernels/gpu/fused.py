@@ -20,9 +20,8 @@ takes every maximum in float64. The end of a strip, where loads have masks, is a
 - a maximum that float32 may have rounded: |x-y| of bfloat16 and 8-bit values is fast in float32.
 - whatever is not finite; the fast way to read F8_E4M3 takes NaN for 480, which is no value of it.
 
-Where a lane is exact, two-sums add nothing, so the same bits come out of both walks. Of narrow dtypes (F8_E4M3,
-integers of 16 and 8 bits) no sum of a strip rounds, and Σ(x-y)² is Σx² + Σy² - 2 Σxy, which saves two instructions in
-float64.
+Where a lane is exact, two-sums add nothing, so the same bits come out of both walks. Of narrow dtypes (F8_E4M3, and
+integers of 16 and 8 bits) no sum of a strip rounds, and Σ(x-y)² is Σx² + Σy² - 2 Σxy: two instructions in float64 less.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ import triton
 import triton.language as tl
 
 from . import constants
-from .closing import close_pairs, close_self, ends, exact_self, pair_bound, self_bound
+from .closing import close_pairs, close_self, ends, exact_dots, exact_self, of_strip, pair_bound, self_bound
 from .dtypes import (
     bits_in,
     derives_squares,
@@ -39,6 +38,7 @@ from .dtypes import (
     exact_products,
     exact_strip,
     largest_fast,
+    parts_of,
     size_of,
     unit_of,
 )
@@ -69,8 +69,12 @@ def _exact_dots_by_squares(
 def _in_doubt(
     xs, ys, pairs,
     CODE_X: tl.constexpr, SELF_X: tl.constexpr, CODE_Y: tl.constexpr, SELF_Y: tl.constexpr, PAIRS: tl.constexpr,
+    MIXED: tl.constexpr,
 ):  # fmt: skip
-    """Whether a fast walk must be made again, for any of the reasons above."""
+    """Whether a fast walk must be made again, for any of the reasons above.
+
+    MIXED: the lanes of pairs are not those of both operands.
+    """
     SCALED: tl.constexpr = CODE_X == CODE_Y
     x_largest, x_smallest = ends(xs)
     x_sound = x_largest <= largest_fast(CODE_X, SCALED)  # [A, THREADS], False for NaN
@@ -84,11 +88,16 @@ def _in_doubt(
             y_sound &= exact_self(ys, CODE_Y)
         sound = sound & y_sound[None, :, :]  # [A, B, THREADS]
         if bits_in(CODE_X) + bits_in(CODE_Y) <= 16 and not exact_products(CODE_X, CODE_Y):
-            sound &= _exact_dots_by_squares(xs, ys, CODE_X, SELF_X, CODE_Y, SELF_Y)
+            if MIXED:
+                sound &= exact_dots(of_strip(xs), of_strip(ys), CODE_X, CODE_Y)
+            else:
+                sound &= _exact_dots_by_squares(xs, ys, CODE_X, SELF_X, CODE_Y, SELF_Y)
         largest = pairs[4]
         if largest.dtype == tl.float32 and not exact_differences(CODE_X, CODE_Y):
             # Differences are multiples of 2**-8 of the smaller of these; rounding keeps the order, so only the lanes
             # with the largest matter.
+            if MIXED:
+                x_smallest, y_smallest = ends(of_strip(xs))[1], ends(of_strip(ys))[1]
             wide = largest.to(tl.float64)
             least = tl.minimum(x_smallest[:, None, :], y_smallest[None, :, :])
             most = tl.max(bits_of(wide), axis=2, keep_dims=True)
@@ -119,27 +128,27 @@ def tile_kernel(
     )
     WIDTH: tl.constexpr = 16 // min(size_of(CODE_X), size_of(CODE_Y))
     STEP: tl.constexpr = THREADS * WIDTH
-    lanes = tl.arange(0, THREADS) * WIDTH
     SHORT: tl.constexpr = bits_in(CODE_X) + bits_in(CODE_Y) <= 16
     xs, ys, pairs = no_self(A, CODE_X), no_self(B, CODE_Y), no_pairs(A, B, SHORT)
     whole = length // STEP
     for step in tl.range(0, whole, num_stages=STAGES):
         xs, ys, pairs = vector(
-            arena, x_at, y_at, step * STEP + lanes, length, xs, ys, pairs,
-            CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, WIDTH, CODE_X == CODE_Y, False,
+            arena, x_at, y_at, step * STEP, 0, length, xs, ys, pairs,
+            CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, WIDTH, 1, CODE_X == CODE_Y, False,
         )  # fmt: skip
 
-    again = _in_doubt(xs, ys, pairs, CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS)
+    MIXED: tl.constexpr = size_of(CODE_X) != size_of(CODE_Y)
+    again = _in_doubt(xs, ys, pairs, CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, MIXED)
     if SHORT:
         pairs = pairs[0], pairs[1], pairs[2], pairs[3], bits_of(pairs[4].to(tl.float64)), pairs[5]
     if again:
         xs, ys, pairs = no_self(A, CODE_X), no_self(B, CODE_Y), no_pairs(A, B, False)
         whole = 0
-    PARTS: tl.constexpr = max(WIDTH // 4, 1)  # few elements at a time: more would take the registers
+    PARTS: tl.constexpr = parts_of(CODE_X, CODE_Y)  # few elements at a time: more would take the registers
     for part in range(whole * PARTS, tl.cdiv(length, STEP) * PARTS):
         xs, ys, pairs = vector(
-            arena, x_at, y_at, part // PARTS * STEP + part % PARTS * (WIDTH // PARTS) + lanes, length, xs, ys, pairs,
-            CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, WIDTH // PARTS, CODE_X == CODE_Y, True,
+            arena, x_at, y_at, part // PARTS * STEP, part % PARTS, length, xs, ys, pairs,
+            CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, WIDTH, PARTS, CODE_X == CODE_Y, True,
         )  # fmt: skip
 
     SCALE: tl.constexpr = unit_of(CODE_X, CODE_Y)
@@ -150,6 +159,6 @@ def tile_kernel(
         close_self(slots, y_column, ys, self_bound(ys, CODE_Y), exact_strip(CODE_Y, None), SCALE)
     if PAIRS:
         close_pairs(
-            slots, column, pairs, xs[1], ys[1], pair_bound(xs, ys, CODE_X, CODE_Y, SCALE),
+            slots, column, pairs, xs[1], ys[1], pair_bound(xs, ys, CODE_X, CODE_Y, MIXED, SCALE),
             exact_strip(CODE_X, CODE_Y), derives_squares(CODE_X, CODE_Y), SCALE,
         )  # fmt: skip

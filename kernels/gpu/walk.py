@@ -18,7 +18,7 @@ from .decode import element
 from .dtypes import bits_in, derives_squares, exact_products, needs_least, scale_of, size_of
 from .exact import added, bits_of
 
-__all__ = ["columns_of", "no_pairs", "no_self", "place", "value", "vector", "words"]
+__all__ = ["beside", "block_of", "columns_of", "first_of", "no_pairs", "no_self", "place", "value", "vector", "words"]
 
 THREADS = tl.constexpr(constants.THREADS)
 STRIP = tl.constexpr(constants.STRIP)
@@ -63,19 +63,75 @@ def columns_of(cell, A: tl.constexpr, B: tl.constexpr):
 
 
 @triton.jit
-def words(arena, at, first, length, ITEMSIZE: tl.constexpr, MASKED: tl.constexpr):
-    """Four int32 [A, THREADS]: the 16 bytes of each operand that begin with element `first` [THREADS] of the strip."""
+def first_of(start, part, k, OWN: tl.constexpr, WIDTH: tl.constexpr, PARTS: tl.constexpr):
+    """The elements of the strip [THREADS] with which a load of OWN elements a thread begins.
+
+    A step is THREADS * WIDTH elements: of a dtype of which a load brings WIDTH one load, of a wider one several, one
+    behind the other. So a lane holds the same elements whatever its operand is paired with.
+
+    Args:
+        start: the element with which the step begins.
+        part: which of PARTS of the elements of each thread this is.
+        k: the element of the part.
+    """
+    lanes = tl.arange(0, THREADS)
+    if OWN == WIDTH:
+        return start + part * (WIDTH // PARTS) + lanes * WIDTH
+    else:
+        return start + (part * (WIDTH // PARTS // OWN) + k // OWN) * (THREADS * OWN) + lanes * OWN
+
+
+@triton.jit
+def block_of(arena, at, first, length, ITEMSIZE: tl.constexpr, MASKED: tl.constexpr):
+    """int32 [A, THREADS, 4]: the 16 bytes of each operand that begin with element `first` [THREADS] of the strip.
+
+    MASKED: those behind the end are 0, and `first` need not begin a word if what is wanted ends with it.
+    """
     word = first * ITEMSIZE // 4
     places = arena + ((at[:, None] + word[None, :])[:, :, None] + tl.arange(0, 4)[None, None, :])
     if MASKED:  # an operand's last word may hold bytes behind its end, which belong to the arena
         inside = (word[:, None] + tl.arange(0, 4)[None, :])[None, :, :] < (length * ITEMSIZE + 3) // 4
         block = tl.load(places, mask=inside, other=0)
+        if ITEMSIZE < 4:
+            block >>= (first * ITEMSIZE % 4 * 8)[None, :, None]
+        return block
     else:
-        block = tl.load(places)
-    even, odd = tl.split(tl.reshape(block, at.shape[0], THREADS, 2, 2))
+        return tl.load(places)
+
+
+@triton.jit
+def words(block):
+    """A block as four int32 [A, THREADS]."""
+    even, odd = tl.split(tl.reshape(block, block.shape[0], THREADS, 2, 2))
     w0, w2 = tl.split(even)
     w1, w3 = tl.split(odd)
     return w0, w1, w2, w3
+
+
+@triton.jit
+def turned(block, RATIO: tl.constexpr):
+    """A block of a step [A, THREADS, 4] as the threads want it that have loaded an operand RATIO times as wide.
+
+    Those loads bring one run of elements after the other, so each thread wants 1 / RATIO of 16 bytes of each of RATIO
+    runs. It goes through shared memory.
+    """
+    A: tl.constexpr = block.shape[0]
+    if RATIO <= 4:
+        runs = tl.permute(tl.reshape(block, A, RATIO, THREADS, 4 // RATIO), 0, 2, 1, 3)
+        return words(tl.reshape(runs, A, THREADS, 4))
+    else:  # two bytes of eight runs
+        runs = tl.reshape(tl.join(block & 0xFFFF, block >> 16), A, RATIO, THREADS)
+        low, high = tl.split(tl.reshape(tl.permute(runs, 0, 2, 1), A, THREADS, 4, 2))
+        return words((low & 0xFFFF) | (high << 16))
+
+
+@triton.jit
+def beside(arena, at, block, first, length, CODE: tl.constexpr, RATIO: tl.constexpr, MASKED: tl.constexpr):
+    """The words of a narrow operand beside those of a wide one: of the block that is loaded, anew if MASKED."""
+    if MASKED:
+        return words(block_of(arena, at, first, length, size_of(CODE), True))
+    else:
+        return turned(block, RATIO)
 
 
 @triton.jit
@@ -166,28 +222,45 @@ def _add_pairs(
 
 @triton.jit
 def vector(
-    arena, x_at, y_at, first, length, xs, ys, pairs,
+    arena, x_at, y_at, start, part, length, xs, ys, pairs,
     CODE_X: tl.constexpr, SELF_X: tl.constexpr, CODE_Y: tl.constexpr, SELF_Y: tl.constexpr, PAIRS: tl.constexpr,
-    WIDTH: tl.constexpr, SCALED: tl.constexpr, CAREFUL: tl.constexpr,
+    WIDTH: tl.constexpr, PARTS: tl.constexpr, SCALED: tl.constexpr, CAREFUL: tl.constexpr,
 ):  # fmt: skip
-    """The next WIDTH elements of each thread: 16 bytes of an operand at a time; SCALED: in units of `scale_of` both."""
-    WIDTH_X: tl.constexpr = 16 // size_of(CODE_X)
-    WIDTH_Y: tl.constexpr = 16 // size_of(CODE_Y)
+    """One of PARTS of a step of WIDTH elements a thread: 16 bytes of an operand at a time.
+
+    SCALED: in units of `scale_of` both. Of two dtypes of two sizes, lanes of pairs are those of the wider one.
+    """
+    OWN_X: tl.constexpr = 16 // size_of(CODE_X)
+    OWN_Y: tl.constexpr = 16 // size_of(CODE_Y)
     LEAST: tl.constexpr = needs_least(CODE_X, CODE_Y, PAIRS)
     DERIVED: tl.constexpr = PAIRS and derives_squares(CODE_X, CODE_Y)
     run = tl.zeros(pairs[0].shape, tl.float32)
-    for k in tl.static_range(WIDTH):
-        if k % WIDTH_X == 0:
-            x_first = first + k
-            x_words = words(arena, x_at, x_first, length, size_of(CODE_X), CAREFUL)
-        if PAIRS and k % WIDTH_Y == 0:
-            y_first = first + k
-            y_words = words(arena, y_at, y_first, length, size_of(CODE_Y), CAREFUL)
-        x = value(x_words, x_first, length, k % WIDTH_X, CODE_X, SCALED, CAREFUL, CAREFUL)
+    for k in tl.static_range(WIDTH // PARTS):
+        if k % OWN_X == 0:
+            x_first = first_of(start, part, k, OWN_X, WIDTH, PARTS)
+            x_block = block_of(arena, x_at, x_first, length, size_of(CODE_X), CAREFUL)
+            x_words = words(x_block)
+        x = value(x_words, x_first, length, k % OWN_X, CODE_X, SCALED, CAREFUL, CAREFUL)
         xs = _add_self(xs, x, bits_in(CODE_X), SELF_X, SELF_X or DERIVED, LEAST, CAREFUL)
         if PAIRS:
-            y = value(y_words, y_first, length, k % WIDTH_Y, CODE_Y, SCALED, CAREFUL, CAREFUL)
+            if k % OWN_Y == 0:
+                y_first = first_of(start, part, k, OWN_Y, WIDTH, PARTS)
+                y_block = block_of(arena, y_at, y_first, length, size_of(CODE_Y), CAREFUL)
+                y_words = words(y_block)
+            y = value(y_words, y_first, length, k % OWN_Y, CODE_Y, SCALED, CAREFUL, CAREFUL)
             ys = _add_self(ys, y, bits_in(CODE_Y), SELF_Y, SELF_Y or DERIVED, LEAST, CAREFUL)
+            if OWN_X > OWN_Y:
+                if k % (OWN_Y if CAREFUL else WIDTH) == 0:
+                    x_words_of_y = beside(arena, x_at, x_block, y_first, length, CODE_X, OWN_X // OWN_Y, CAREFUL)
+                x = value(
+                    x_words_of_y, y_first, length, k % (OWN_Y if CAREFUL else WIDTH), CODE_X, SCALED, CAREFUL, CAREFUL
+                )
+            if OWN_Y > OWN_X:
+                if k % (OWN_X if CAREFUL else WIDTH) == 0:
+                    y_words_of_x = beside(arena, y_at, y_block, x_first, length, CODE_Y, OWN_Y // OWN_X, CAREFUL)
+                y = value(
+                    y_words_of_x, x_first, length, k % (OWN_X if CAREFUL else WIDTH), CODE_Y, SCALED, CAREFUL, CAREFUL
+                )
             pairs, run = _add_pairs(
                 pairs, run, x, y,
                 bits_in(CODE_X) + bits_in(CODE_Y), exact_products(CODE_X, CODE_Y), DERIVED, CAREFUL,

@@ -1,0 +1,41 @@
+"""How operands and pairs are dealt out to launches of the fused kernels."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from weighbridge.kernels.gpu.cells import launches
+
+STAR = [(1, 0), (2, 0), (3, 0)]
+ALL = list(itertools.combinations(range(4), 2))
+DTYPES = [["F32", "BF16", "F32", "BF16"], ["F64", "F32", "I32", "F8_E4M3"]]
+
+
+@pytest.mark.parametrize("codes", [("F32", "BF16"), ("F8_E4M3", "F64"), ("F16", "U8")])
+def test_a_pair_of_two_sizes_is_one_launch(codes):
+    """Each byte is loaded once, for the self sums too."""
+    (launch,) = launches(codes, np.array([[1, 0]]), True)
+    assert launch.self_x and launch.self_y and launch.pairs
+    assert len(launch.cells) == 1
+
+
+def test_in_float32_self_sums_are_not_taken_beside_float64():
+    """They would be other bits there than those of the operand alone."""
+    found = launches(["F64", "F32"], np.array([[1, 0]]), False)
+    assert [(each.x, each.y, each.self_x, each.self_y) for each in found] == [
+        ("F32", "F64", False, False),
+        ("F64", "F64", True, False),
+        ("F32", "F32", True, False),
+    ]
+
+
+@pytest.mark.parametrize("float64", [True, False])
+@pytest.mark.parametrize("pairs", [[], STAR, ALL, [(1, 1), (1, 0), (0, 1)]], ids=["none", "star", "all", "repeated"])
+@pytest.mark.parametrize("codes", DTYPES)
+def test_every_sum_is_somebodys_and_only_once(codes, pairs, float64):
+    columns = []
+    for launch in launches(codes, np.array(pairs, np.int64).reshape(-1, 2), float64):
+        operands = sum(launch.shape)
+        columns += [c for c in launch.cells[:, operands:].ravel().tolist() if c >= 0]
+    assert sorted(columns) == list(range(len(codes) + len(pairs)))
