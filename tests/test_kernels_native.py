@@ -15,7 +15,7 @@ def folder(tmp_path, monkeypatch):
 
 def test_old_code_is_taken_away(folder):
     folder.mkdir(parents=True, mode=0o700)
-    for age in range(native._KEPT + 10):
+    for age in range(native._KEPT + 16):
         path = folder / f"gather-{age:032x}.o"
         path.write_bytes(b"old")
         os.utime(path, (1e9 - age, 1e9 - age))

@@ -173,13 +173,12 @@ def _add_pairs(sums, x, y, CODE_X: tl.constexpr, CODE_Y: tl.constexpr, K: tl.con
         if not derives_squares(CODE_X, CODE_Y):
             squares = _plus_product(squares, d, d, 48, TWO, K == 0)
     else:
-        SIZE: tl.constexpr = TWO
         d, lack = two_sum(x, -y)
         square = d * d
         squares = _plus_both(squares, square, tl.fma(lack, d + d, tl.fma(d, d, -square)), TWO, K == 0)
         lack = (lack.to(tl.int32, bitcast=True) ^ (d.to(tl.int32, bitcast=True) & SIGN)).to(tl.float32, bitcast=True)
         d = tl.abs(d)
-        size = _plus_both(size, d, lack, SIZE, K == 0)
+        size = _plus_both(size, d, lack, TWO, K == 0)
         rest = tl.where(d > largest, lack, tl.where(d == largest, tl.maximum(rest, lack), rest))
         largest = tl.maximum(largest, d, propagate_nan=NAN_WINS)
     differing += tl.where(d != 0.0, 1.0, 0.0)
