@@ -165,15 +165,15 @@ def _add_pairs(sums, x, y, CODE_X: tl.constexpr, CODE_Y: tl.constexpr, K: tl.con
     x, y = x[:, None, :], y[None, :, :]
     DOT: tl.constexpr = kind_of_run(CODE_X, CODE_Y, RUN, True)
     dot = _plus_product(dot, x, y, bits_in(CODE_X) + bits_in(CODE_Y), DOT, K == 0)
-    if exact_differences(CODE_X, CODE_Y):
-        SIZE: tl.constexpr = kind_of_run(CODE_X, "-", RUN, False)
+    EXACT: tl.constexpr = exact_differences(CODE_X, CODE_Y)
+    SIZE: tl.constexpr = kind_of_run(CODE_X, "-", RUN, False) if EXACT else 2
+    if EXACT:
         d = x - y
         largest = tl.maximum(largest, tl.abs(d), propagate_nan=NAN_WINS)
         size = _plus(size, tl.abs(d), SIZE, K == 0)
         if not derives_squares(CODE_X, CODE_Y):
             squares = _plus_product(squares, d, d, 48, TWO, K == 0)
     else:
-        SIZE: tl.constexpr = TWO
         d, lack = two_sum(x, -y)
         square = d * d
         squares = _plus_both(squares, square, tl.fma(lack, d + d, tl.fma(d, d, -square)), TWO, K == 0)
