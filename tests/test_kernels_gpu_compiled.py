@@ -81,13 +81,11 @@ def test_the_second_step_spills_nothing(arch, tmp_path):
     assert compiled_gather(arch, tmp_path).spilled == 0
 
 
-@pytest.mark.parametrize(
-    ("name", "most"), [("F32 pair sm_90", 19), ("BF16 pair sm_90", 11), ("F8_E4M3 pair sm_90", 11)]
-)
+@pytest.mark.parametrize(("name", "most"), [("F32 pair sm_90", 19), ("BF16 pair sm_90", 11), ("F8_E4M3 pair sm_90", 8)])
 def test_float64_instructions_of_a_pair(machines, name, most):
     """What a Hopper GPU has time for while memory brings a pair, see the kernels' docstring."""
     machine, (launch, *_) = machines[name], VARIANTS[name]
     pairs = 16 // DECODERS[launch.x].itemsize
     doubles = sum(op.split(".")[0] in ("DADD", "DMUL", "DFMA", "DSETP", "DMNMX") for op in machine.fast)
     assert doubles <= most * pairs
-    assert sum(op.startswith("F2F") for op in machine.fast) <= 2 * pairs  # each element once
+    assert sum(op.startswith("F2F") for op in machine.fast) <= 2 * pairs + 1  # each element once, and a run
