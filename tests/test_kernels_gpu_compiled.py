@@ -83,16 +83,14 @@ def test_the_second_step_spills_nothing(arch, tmp_path):
     assert compiled_gather(arch, tmp_path).spilled == 0
 
 
-@pytest.mark.parametrize(
-    ("name", "most"), [("F32 pair sm_90", 19), ("BF16 pair sm_90", 11), ("F8_E4M3 pair sm_90", 11)]
-)
+@pytest.mark.parametrize(("name", "most"), [("F32 pair sm_90", 19), ("BF16 pair sm_90", 11), ("F8_E4M3 pair sm_90", 8)])
 def test_float64_instructions_of_a_pair(machines, name, most):
     """What a Hopper GPU has time for while memory brings a pair, see the kernels' docstring."""
     machine, (launch, *_) = machines[name], VARIANTS[name]
     pairs = 16 // DECODERS[launch.x].itemsize
     doubles = sum(op.split(".")[0] in ("DADD", "DMUL", "DFMA", "DSETP", "DMNMX") for op in machine.fast)
     assert doubles <= most * pairs
-    assert sum(op.startswith("F2F") for op in machine.fast) <= 2 * pairs  # each element once
+    assert sum(op.startswith("F2F") for op in machine.fast) <= 2 * pairs + 1  # each element once, and a run
 
 
 class Hopper:
@@ -110,6 +108,7 @@ class Hopper:
         return GPUTarget("cuda", 90, 32)
 
 
+@pytest.mark.parametrize("float64", [True, False])
 @pytest.mark.parametrize(
     ("codes", "pairs"),
     [
@@ -120,12 +119,13 @@ class Hopper:
     ],
     ids=["pair", "star", "squares", "alone"],
 )
-def test_all_that_a_tile_launches_is_compiled_ahead(monkeypatch, codes, pairs):
+def test_all_that_a_tile_launches_is_compiled_ahead(monkeypatch, codes, pairs, float64):
     """Triton is told to leave out compiling and launching; what it would have compiled it is asked for by its key."""
     import torch
     import triton
 
     from weighbridge.kernels.gpu import Tile, compile_ahead
+    from weighbridge.kernels.gpu.compensated import compensated_kernel
     from weighbridge.kernels.gpu.fused import tile_kernel
     from weighbridge.kernels.gpu.gather import gather_kernel
 
@@ -134,13 +134,13 @@ def test_all_that_a_tile_launches_is_compiled_ahead(monkeypatch, codes, pairs):
     monkeypatch.setattr(
         triton.knobs.runtime, "jit_cache_hook", lambda *, key, fn, **_: asked.append((fn.name, key)) or True
     )
-    for kernel in (tile_kernel, gather_kernel):
+    for kernel in (tile_kernel, compensated_kernel, gather_kernel):
         monkeypatch.setattr(kernel, "device_caches", type(kernel.device_caches)(kernel.create_binder))
     pairs = np.array(pairs, np.int64).reshape(-1, 2)
-    compile_ahead(codes, pairs, "cpu")
+    compile_ahead(codes, pairs, "cpu", float64=float64)
     ahead, asked[:] = set(asked), []
     assert len(ahead) >= 2
-    tile = Tile(codes, np.array([70_000, 3]), pairs, "cpu")
+    tile = Tile(codes, np.array([70_000, 3]), pairs, "cpu", float64=float64)
     arena = torch.zeros(64, dtype=torch.uint8)
     tile.run(tile.items, np.full((2, len(codes)), arena.data_ptr()), arena)
     tile._gathered()

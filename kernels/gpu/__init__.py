@@ -12,14 +12,15 @@ prints it):
 
 Derived from that, not measured, for an H100 (132 multiprocessors at 1.755 GHz: 29.6 T instructions of a thread issued a
 second, 14.8 T of them float64, 3.7 T conversions; a copy rate of 3.0 TB/s, of which a pair takes 8, 4 or 2 bytes), with
-what is outside of the walk spread over the 256 elements that a thread has of a strip. Issue is what limits all three:
+what is outside of the walk spread over the 256 elements that a thread has of a strip. The rate by issue is the least:
 
     dtype     issued a pair   pairs a second by issue / by float64 / by conversions   bytes a second, of the copy rate
     F32       43.2            0.69 T / 0.82 T / 1.85 T                                 5.5 TB/s: memory is the limit
     BF16      30.5            0.97 T / 1.48 T / 1.85 T                                 3.9 TB/s: memory is the limit
     F8_E4M3   26.4            1.12 T / 2.08 T / 1.80 T                                 2.2 TB/s: 0.75
 
-An H200 has the same arithmetic and a copy rate of 4.3 TB/s: 1, 0.90 and 0.52 of it. All pairs of bfloat16 take 15.5
+An H200 has the same arithmetic and a copy rate of 4.3 TB/s: 1, 0.90 and 0.52 of it. F32 with BF16 takes 41.6 a pair of
+elements, 45.2 with what is outside: 3.9 TB/s of the 6 bytes a pair. All pairs of bfloat16 take 15.5
 instructions in squares of 2 x 2, 1.7 more outside: at most 1.7 T pairs of elements a second.
 
 In float32 (sm_89) a pair takes these, and what is outside of the walk about 900 and 208 in float64 and conversions (F8:
@@ -29,7 +30,7 @@ In float32 (sm_89) a pair takes these, and what is outside of the walk about 900
 
     dtype     instructions a pair   with what is outside   bytes a second                   ... of `fused`
     F32       149                   204                    1.6 TB/s: memory is the limit    0.25 TB/s
-    BF16      125                   180                    0.9 TB/s                         0.21 TB/s
+    BF16      131                   186                    0.9 TB/s                         0.21 TB/s
     F8_E4M3    51                    81                    1.0 TB/s                         0.14 TB/s
 """
 

@@ -14,7 +14,7 @@ __all__ = ["OLDEST_TRITON", "available", "fast_float64", "interpreted"]
 OLDEST_TRITON = (3, 4)  # functions of constants, tuples in kernels; tested with 3.9
 
 # Compute capabilities with half of float32's rate for float64 (CUDA C++ Programming Guide, "Arithmetic Instructions"):
-# A100, H100 and H200, B100 and B200. All others from 8.0 on have 1/64 of it, B300 (10.3) among them.
+# A100, H100 and H200, B200. All others from 8.0 on have 1/64 of it, B300 (10.3) among them.
 _FAST_FLOAT64 = {(8, 0), (9, 0), (10, 0)}
 
 

@@ -165,8 +165,9 @@ def _add_pairs(sums, x, y, CODE_X: tl.constexpr, CODE_Y: tl.constexpr, K: tl.con
     x, y = x[:, None, :], y[None, :, :]
     DOT: tl.constexpr = kind_of_run(CODE_X, CODE_Y, RUN, True)
     dot = _plus_product(dot, x, y, bits_in(CODE_X) + bits_in(CODE_Y), DOT, K == 0)
-    if exact_differences(CODE_X, CODE_Y):
-        SIZE: tl.constexpr = kind_of_run(CODE_X, "-", RUN, False)
+    EXACT: tl.constexpr = exact_differences(CODE_X, CODE_Y)
+    SIZE: tl.constexpr = kind_of_run(CODE_X, "-", RUN, False) if EXACT else 2
+    if EXACT:
         d = x - y
         largest = tl.maximum(largest, tl.abs(d), propagate_nan=NAN_WINS)
         size = _plus(size, tl.abs(d), SIZE, K == 0)
