@@ -12,13 +12,14 @@ from typing import Any
 
 from numba import njit
 
+from .accumulate import COMPILED
 from .blocks import pair_blocks_of
 from .fixed import pair_fixed_of
 from .fixed_walk import close_pair_fixed_of, common_unit, derive_dot, shift_to
 from .float_walk import close_pair_of
 from .layout import BLOCK, FIXED_GROUP, NO_UNIT, PAIR_GROUP, PAIR_OUT, PAIR_SLOTS, SELF_SLOTS, WIDTH
 from .memory import doubles, integers, matrix
-from .operands import INLINE, Room, find, hold_floats, room_of, take_self_of
+from .operands import Room, find, hold_floats, room_of, take_self_of
 from .wanted import Wanted
 
 __all__ = ["walk_of"]
@@ -73,7 +74,7 @@ def walk_of(wanted: Wanted) -> Any:
     return walk
 
 
-@njit(**INLINE)
+@njit(**COMPILED)
 def _unit_of(room: Room, i: int, j: int) -> int:
     """The unit in which the blocks of both operands can be held in fixed point, or NO_UNIT."""
     if room.fixed[i] and room.fixed[j]:
@@ -86,7 +87,7 @@ def _take_fixed_of(wanted: Wanted) -> Any:
     pair_fixed, close_pair_fixed = pair_fixed_of(wanted), close_pair_fixed_of(wanted)
     dot = bool(wanted & Wanted.DOT)
 
-    @njit(**INLINE)
+    @njit(**COMPILED)
     def take_fixed(room: Room, i: int, j: int, unit: int, groups: int, slots: Any) -> None:
         """Add the sums of the blocks of two operands, held in a common unit, to their chunk's slots."""
         shift_i, shift_j = shift_to(room.units[i, 0], unit), shift_to(room.units[j, 0], unit)
@@ -104,7 +105,7 @@ def _take_floats_of(wanted: Wanted) -> Any:
     one, group = pair_blocks_of(wanted, 1), pair_blocks_of(wanted, PAIR_GROUP)
     close_pair = close_pair_of(wanted)
 
-    @njit(**INLINE)
+    @njit(**COMPILED)
     def take_floats(room: Room, pairs: Any, p: int, count: int, padded: int, between: Any, force: int) -> int:
         """Add the sums of pair p to its chunk's slots, and with it those of the next that have the same first operand.
 
