@@ -93,7 +93,7 @@ def execute(
     began = time.perf_counter()
     load_kernels(dtypes, listed, wanted, say)
     if chosen:
-        load_gpu_kernels(chosen, dtypes, listed, say)
+        load_gpu_kernels(chosen, dtypes, listed, wanted, say)
     started = time.perf_counter()
     found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     report = _Throttle(progress, sum(batch.nbytes for batch in parts))

@@ -24,7 +24,7 @@ _loaded: set[tuple[str, Wanted]] = set()  # what this process has, also where no
 # a process and 4 ms for the others; to compile one takes 2 s or more.
 _SILENT_SECONDS = 1.5
 _announced = threading.Event()
-_compiled: set[tuple[str, tuple[str, ...], int]] = set()  # device, dtypes, hash of the pairs
+_compiled: set[tuple[str, tuple[str, ...], int, Wanted]] = set()  # device, dtypes, hash of the pairs, sums
 
 
 def load_kernels(dtypes: Iterable[tuple[str, ...]], pairs: np.ndarray, wanted: Wanted, say: Say | None = None) -> None:
@@ -56,7 +56,11 @@ def load_kernels(dtypes: Iterable[tuple[str, ...]], pairs: np.ndarray, wanted: W
 
 
 def load_gpu_kernels(
-    devices: Sequence[Device], dtypes: Iterable[tuple[str, ...]], pairs: np.ndarray, say: Say | None = None
+    devices: Sequence[Device],
+    dtypes: Iterable[tuple[str, ...]],
+    pairs: np.ndarray,
+    wanted: Wanted,
+    say: Say | None = None,
 ) -> None:
     """Makes sure that every fused kernel that tiles of these dtypes launch is there, on every device that runs them.
 
@@ -64,19 +68,21 @@ def load_gpu_kernels(
         devices: those that take part; plain torch operations are compiled already.
         dtypes: the operands' dtypes, one tuple for each tile.
         pairs: (P, 2) int64, of every tile.
+        wanted: the sums that they take.
         say: told in a sentence, once in the life of a process, when kernels must be compiled, which takes seconds.
     Raises:
         KernelError: the compiler failed; says which version of it, and what it said.
     """
     tiles, pattern = sorted(set(dtypes)), hash(pairs.tobytes())
-    wanted = {(device.name, codes, pattern): device for device in devices if device.backend == FUSED for codes in tiles}
-    wanted = {key: device for key, device in wanted.items() if key not in _compiled}
-    if not wanted:
+    fused = [device for device in devices if device.backend == FUSED]
+    missing = {(device.name, codes, pattern, wanted): device for device in fused for codes in tiles}
+    missing = {key: device for key, device in missing.items() if key not in _compiled}
+    if not missing:
         return
     with _announcing(say):
-        for (name, codes, _), device in wanted.items():
+        for (name, codes, *_), device in missing.items():
             try:
-                device.kernels.compile_ahead(codes, pairs, name, float64=device.float64)
+                device.kernels.compile_ahead(codes, pairs, name, wanted=wanted, float64=device.float64)
             except Exception as error:  # Triton, LLVM and ptxas raise whatever they like
                 from importlib.metadata import version
 
@@ -84,7 +90,7 @@ def load_gpu_kernels(
                     f"the kernels cannot be compiled for {name} with Triton {version('triton')} ({_told(error)}); "
                     "install another version of it, or use --device cpu."
                 ) from error
-    _compiled.update(wanted)
+    _compiled.update(missing)
 
 
 @contextmanager

@@ -25,6 +25,7 @@ class Wanted(IntFlag):
     DIFFERING = 16  # #(x≠y)
     SQUARES = 32  # Σx²
     TOTALS = 64  # Σ|x| and Σx
+    PAIRS = 31
     ALL = 127
 
     def completed(self, *, wide: bool) -> Wanted:

@@ -15,6 +15,7 @@ from weighbridge.kernels import gpu
 from weighbridge.kernels.decoders import DECODERS
 from weighbridge.kernels.gpu.constants import STRIP, THREADS
 from weighbridge.kernels.sums import CHUNK
+from weighbridge.kernels.wanted import Wanted
 
 from support import gpu_backend
 from support.gpu_backend import in_float32, tile_sums
@@ -66,6 +67,20 @@ def test_sizes_around_a_step(backend, code):
     rng = np.random.default_rng(60)
     base = [random_tensor(code, size, rng) for size in (0, 1, step(code) - 1, step(code) + 3)]
     check_against_reference(backend, [[x, nearby(x, code, rng)] for x in base], [code, code])
+
+
+@both
+@pytest.mark.parametrize("code", ["F32", "F8_E4M3"])
+@pytest.mark.parametrize("wanted", [Wanted.ABS_DIFF, Wanted.SQ_DIFF, Wanted.DOT, Wanted.MAX_DIFF | Wanted.DIFFERING])
+def test_what_is_wanted_has_the_bits_that_it_has_among_all(backend, code, wanted):
+    rng = np.random.default_rng(61)
+    base = random_tensor(code, step(code) + 3, rng)
+    stack = [[base, nearby(base, code, rng), random_tensor(code, step(code) + 3, rng)]]
+    pairs = [(0, 1), (0, 2), (1, 2)]
+    whole, found = run(backend, stack, [code] * 3, pairs), run(backend, stack, [code] * 3, pairs, wanted=wanted)
+    taken = wanted.completed(wide=False).pair_columns
+    assert same_bits([found[1][..., taken].copy()], [whole[1][..., taken].copy()])
+    assert np.isnan(found[1][..., ~taken]).all()
 
 
 @pytest.mark.parametrize(

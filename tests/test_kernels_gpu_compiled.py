@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from weighbridge.kernels.decoders import DECODERS
+from weighbridge.kernels.wanted import Wanted
 
 from support.compiled import MAIN, compiled, compiled_gather, launch_of
 
@@ -91,6 +92,16 @@ def test_float64_instructions_of_a_pair(machines, name, most):
     doubles = sum(op.split(".")[0] in ("DADD", "DMUL", "DFMA", "DSETP", "DMNMX") for op in machine.fast)
     assert doubles <= most * pairs
     assert sum(op.startswith("F2F") for op in machine.fast) <= 2 * pairs + 1  # each element once, and a run
+
+
+@pytest.mark.parametrize(("float64", "most"), [(True, 0.4), (False, 0.7)])
+def test_sums_that_are_not_wanted_are_taken_out_of_the_walk(machines, tmp_path, float64, most):
+    """Of pairs of float32: Σ|x-y| alone against all sums; of a base and four others, self sums are half of it."""
+    name = "F32 square" if float64 else "F32 star sm_89 in float32"
+    launch, arch, _ = VARIANTS[name]
+    alone = compiled(launch, arch, float64, tmp_path, Wanted.ABS_DIFF)
+    assert alone.spilled == 0
+    assert len(alone.fast) < most * len(machines[name].fast)
 
 
 class Hopper:

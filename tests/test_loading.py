@@ -119,7 +119,7 @@ def gpus(monkeypatch):
     """GPUs that are not there, in a process that has compiled nothing; what is asked of them, and what they do then."""
     found = SimpleNamespace(asked=[], act=lambda: None)
 
-    def compile_ahead(codes, pairs, device, *, float64):
+    def compile_ahead(codes, pairs, device, *, wanted, float64):
         found.asked.append((device, codes, len(pairs)))
         found.act()
 
@@ -133,10 +133,10 @@ def gpus(monkeypatch):
 def test_fused_kernels_of_every_gpu_and_tile_are_compiled_once(gpus):
     dtypes = [("F32", "F32"), ("BF16", "F32"), ("F32", "F32")]
     for _ in range(2):
-        load_gpu_kernels(GPUS, dtypes, PAIR)
+        load_gpu_kernels(GPUS, dtypes, PAIR, Wanted.ALL)
     wanted = [(device, codes, 1) for device in ("cuda:0", "cuda:1") for codes in (("BF16", "F32"), ("F32", "F32"))]
     assert gpus.asked == wanted
-    load_gpu_kernels(GPUS[:1], dtypes[:1], np.array([[1, 0], [0, 1]]))
+    load_gpu_kernels(GPUS[:1], dtypes[:1], np.array([[1, 0], [0, 1]]), Wanted.ALL)
     assert gpus.asked[4:] == [("cuda:0", ("F32", "F32"), 2)]
 
 
@@ -145,17 +145,17 @@ def test_triton_at_work_is_announced_once(gpus, monkeypatch):
     monkeypatch.setattr(loading, "_SILENT_SECONDS", 0.01)
     said, heard = [], threading.Event()
     gpus.act = lambda: heard.wait(20)
-    load_gpu_kernels(GPUS, [("F32", "F32")], PAIR, lambda text: (said.append(text), heard.set()))
+    load_gpu_kernels(GPUS, [("F32", "F32")], PAIR, Wanted.ALL, lambda text: (said.append(text), heard.set()))
     assert said == ["compiling the kernels for this GPU, once"]
     gpus.act = lambda: threading.Event().wait(0.1)
-    load_gpu_kernels(GPUS, [("BF16", "F32")], PAIR, said.append)
+    load_gpu_kernels(GPUS, [("BF16", "F32")], PAIR, Wanted.ALL, said.append)
     assert len(said) == 1 and len(gpus.asked) == 4
 
 
 def test_kernels_that_are_there_are_not_announced(gpus, monkeypatch):
     monkeypatch.setattr(loading, "_SILENT_SECONDS", 1000)
     said = []
-    load_gpu_kernels(GPUS, [("F32", "F32")], PAIR, said.append)
+    load_gpu_kernels(GPUS, [("F32", "F32")], PAIR, Wanted.ALL, said.append)
     assert said == []
     assert not [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from ..wanted import Wanted
 from . import constants
 from .dtypes import bits_in, exact_elements, exact_products
 from .exact import bits_of, joined_lanes, largest_of
@@ -29,6 +30,9 @@ STRIP = tl.constexpr(constants.STRIP)
 LANE = tl.constexpr(constants.LANE)
 SLOTS = tl.constexpr(constants.SLOTS)
 COMPENSATED = tl.constexpr(2e-27)  # error of a compensated sum of a strip, in units of the sum of its terms' magnitudes
+ABS_DIFF, SQ_DIFF, DOT, MAX_DIFF, DIFFERING = (
+    tl.constexpr(int(flag)) for flag in (Wanted.ABS_DIFF, Wanted.SQ_DIFF, Wanted.DOT, Wanted.MAX_DIFF, Wanted.DIFFERING)
+)
 TINIEST = tl.constexpr(5e-324)  # least bound of a sum of products that are not all zero: its own product may underflow
 
 
@@ -144,28 +148,43 @@ def close_self(slots, column, sums, bound, EXACT: tl.constexpr, SCALE: tl.conste
 @triton.jit
 def close_pairs(
     slots, column, sums, x_squares, y_squares, bound,
-    EXACT: tl.constexpr, DERIVED: tl.constexpr, SCALE: tl.constexpr,
+    EXACT: tl.constexpr, DERIVED: tl.constexpr, SCALE: tl.constexpr, WANTED: tl.constexpr,
 ):  # fmt: skip
     """The lanes of pair sums added and stored; column and bound are [A, B], the bound in units of 1 already.
 
     EXACT: no Σxy of a strip rounds. DERIVED: Σ(x-y)² is taken from it and the lanes of Σx² and Σy².
+
+    WANTED: in place of other sums stands 0. As nobody reads their lanes, the compiler takes them out of the walk.
     """
     sum_abs, squares, dot, low, largest, differing = sums
-    high, rest = _joined(dot, low, EXACT)
-    if DERIVED:
-        apart = tl.sum(x_squares, axis=1)[:, None] + tl.sum(y_squares, axis=1)[None, :] - 2 * high
-    else:
-        apart = tl.sum(squares, axis=2)
+    none = tl.zeros(column.shape, tl.float64)
+    size, apart, most, count = none, none, none, none
+    high, rest = none, none
+    if (DOT & WANTED) or (DERIVED and SQ_DIFF & WANTED):
+        high, rest = _joined(dot, low, EXACT)
+    if SQ_DIFF & WANTED:
+        if DERIVED:
+            apart = tl.sum(x_squares, axis=1)[:, None] + tl.sum(y_squares, axis=1)[None, :] - 2 * high
+        else:
+            apart = tl.sum(squares, axis=2)
+    if not (DOT & WANTED):
+        high, rest, bound = none, none, none
+    if ABS_DIFF & WANTED:
+        size = tl.sum(sum_abs, axis=2)
+    if MAX_DIFF & WANTED:
+        most = largest_of(largest)
+    if DIFFERING & WANTED:
+        count = tl.sum(differing.to(tl.int32), axis=2).to(tl.float64)
     _store(
         slots,
         column,
-        tl.sum(sum_abs, axis=2) * SCALE,
+        size * SCALE,
         apart * (SCALE * SCALE),
         high * (SCALE * SCALE),
         rest * (SCALE * SCALE),
         bound,
-        largest_of(largest) * SCALE,
-        tl.sum(differing.to(tl.int32), axis=2),
+        most * SCALE,
+        count,
     )
 
 

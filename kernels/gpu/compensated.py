@@ -278,7 +278,7 @@ def _close_operands(
 @triton.jit
 def _close_pairs(
     slots, column, sums, x_squares, y_squares, x_most, y_most,
-    CODE_X: tl.constexpr, CODE_Y: tl.constexpr,
+    CODE_X: tl.constexpr, CODE_Y: tl.constexpr, WANTED: tl.constexpr,
 ):  # fmt: skip
     """The slots of pair sums [A, B, THREADS] filled; whether the differences are sound [A, B]."""
     size, squares, dot, largest, rest, differing = sums
@@ -294,7 +294,7 @@ def _close_pairs(
     lanes = _narrow(size), _narrow(squares), dot, low, bits, differing
     close_pairs(
         slots, column, lanes, _narrow(x_squares), _narrow(y_squares), bound,
-        exact_strip(CODE_X, CODE_Y), derives_squares(CODE_X, CODE_Y), 1.0,
+        exact_strip(CODE_X, CODE_Y), derives_squares(CODE_X, CODE_Y), 1.0, WANTED,
     )  # fmt: skip
     return (most >= SMALLEST) | (most == 0)
 
@@ -304,7 +304,7 @@ def compensated_kernel(
     arena, items, cells, slots, operands, cell_count, log2_strips, columns,
     A: tl.constexpr, B: tl.constexpr,
     CODE_X: tl.constexpr, SELF_X: tl.constexpr, CODE_Y: tl.constexpr, SELF_Y: tl.constexpr, PAIRS: tl.constexpr,
-    STAGES: tl.constexpr,
+    STAGES: tl.constexpr, WANTED: tl.constexpr,
 ):  # fmt: skip
     """As `fused.tile_kernel`, whose arguments these are."""
     length, x_at, y_at, slots, cell = place(
@@ -336,7 +336,7 @@ def compensated_kernel(
     if PAIRS:
         y_most, y_sound = _close_operands(slots, y_column, ys, CODE_Y, SELF_Y)
         sound = _close_pairs(
-            slots, column, pairs, xs[1], ys[1], x_most, tl.trans(y_most), CODE_X, CODE_Y
+            slots, column, pairs, xs[1], ys[1], x_most, tl.trans(y_most), CODE_X, CODE_Y, WANTED
         )  # fmt: skip
         sound = sound & x_sound & (tl.trans(y_sound.to(tl.int32)) > 0)
         again |= tl.min(tl.ravel(sound.to(tl.int32)), axis=0) == 0
@@ -361,5 +361,5 @@ def compensated_kernel(
             bound = pair_bound(x_sums, y_sums, CODE_X, CODE_Y, size_of(CODE_X) != size_of(CODE_Y), 1.0)
             close_pairs(
                 slots, tl.where(sound, -1, column), pair_sums, x_sums[1], y_sums[1], bound,
-                exact_strip(CODE_X, CODE_Y), derives_squares(CODE_X, CODE_Y), 1.0,
+                exact_strip(CODE_X, CODE_Y), derives_squares(CODE_X, CODE_Y), 1.0, WANTED,
             )  # fmt: skip

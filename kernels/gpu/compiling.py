@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..cpu import functions
+from ..wanted import Wanted
 from .available import fast_float64, interpreted
 from .cells import launches
 from .tile import on_current, options, tile_constants, tile_kernel, tile_options
@@ -18,7 +20,12 @@ __all__ = ["compile_ahead"]
 
 
 def compile_ahead(
-    codes: Sequence[str], pairs: np.ndarray, device: torch.device | str, *, float64: bool | None = None
+    codes: Sequence[str],
+    pairs: np.ndarray,
+    device: torch.device | str,
+    *,
+    wanted: Wanted = Wanted.ALL,
+    float64: bool | None = None,
 ) -> None:
     """Have the machine code of all that a `Tile` of these dtypes and pairs launches.
 
@@ -26,7 +33,7 @@ def compile_ahead(
     kernels by the types of their arguments, so types stand for arguments here.
 
     Args:
-        codes, pairs, float64: as for `Tile`.
+        codes, pairs, wanted, float64: as for `Tile`.
         device: a CUDA device, or its name; kernels are compiled for a kind of GPU, and loaded for each.
     """
     if interpreted():
@@ -38,10 +45,11 @@ def compile_ahead(
     arena, table, slots = torch.int32, torch.int64, torch.float64
     columns = len(codes) + len(pairs)
     place = torch.device(device)
+    sums = functions(codes, pairs, wanted)[1]
     wide = fast_float64(place) if float64 is None else float64
     with on_current(place):
         for launch in launches(codes, pairs, wide):
             counts = len(codes), len(launch.cells), 1, columns
-            kernel, how = tile_kernel(launch, wide), {**tile_constants(launch), **tile_options(launch, wide)}
+            kernel, how = tile_kernel(launch, wide), {**tile_constants(launch, sums), **tile_options(launch, wide)}
             kernel.warmup(arena, table, table, slots, *counts, grid=(1,), **how)
         gather_kernel.warmup(slots, table, slots, columns, grid=(1,), **options())

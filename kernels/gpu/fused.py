@@ -117,11 +117,12 @@ def tile_kernel(
     columns,
     A: tl.constexpr, B: tl.constexpr,
     CODE_X: tl.constexpr, SELF_X: tl.constexpr, CODE_Y: tl.constexpr, SELF_Y: tl.constexpr, PAIRS: tl.constexpr,
-    STAGES: tl.constexpr,
+    STAGES: tl.constexpr, WANTED: tl.constexpr,
 ):  # fmt: skip
     """One program per (item, strip of its chunk, cell), the cells of a strip side by side: they share what L2 holds.
 
     2**log2_strips: at least as many as the longest item has; those behind the end are walked as strips of nothing.
+    WANTED: the sums of pairs that are taken, see `kernels.wanted`.
     """
     length, x_at, y_at, slots, cell = place(
         items, cells, slots, operands, cell_count, log2_strips, columns, A, B, CODE_X, CODE_Y
@@ -160,5 +161,5 @@ def tile_kernel(
     if PAIRS:
         close_pairs(
             slots, column, pairs, xs[1], ys[1], pair_bound(xs, ys, CODE_X, CODE_Y, MIXED, SCALE),
-            exact_strip(CODE_X, CODE_Y), derives_squares(CODE_X, CODE_Y), SCALE,
+            exact_strip(CODE_X, CODE_Y), derives_squares(CODE_X, CODE_Y), SCALE, WANTED,
         )  # fmt: skip

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..decoders import DECODERS
 from ..device import DeviceTile
+from ..wanted import Wanted
 from .available import fast_float64
 from .cells import Launch, launches
 from .constants import SLOTS, STRIP, STRIPS, SUMS, THREADS
@@ -40,8 +41,8 @@ def tile_kernel(launch: Launch, float64: bool) -> Any:
     return tile_kernel
 
 
-def tile_constants(launch: Launch) -> dict[str, Any]:
-    """What the kernel of a launch is compiled for."""
+def tile_constants(launch: Launch, wanted: Wanted = Wanted.ALL) -> dict[str, Any]:
+    """What the kernel of a launch is compiled for; launches without pairs have one kernel for any sums."""
     a, b = launch.shape
     return {
         "A": a,
@@ -52,6 +53,7 @@ def tile_constants(launch: Launch) -> dict[str, Any]:
         "SELF_Y": launch.self_y,
         "PAIRS": launch.pairs,
         "STAGES": 4 if a + b <= 2 else 3,  # steps whose loads are under way: 12 KiB a program, or 20 for five operands
+        "WANTED": int(wanted & Wanted.PAIRS if launch.pairs else Wanted.PAIRS),
     }
 
 
@@ -83,7 +85,7 @@ class Tile(DeviceTile):
 
     Args:
         codes, elements, pairs: as for `cpu.tile_sums`.
-        wanted: as there. The kernels take all sums, and those that are not wanted are left out at the end.
+        wanted: as there. Of pairs no other sums are taken; self sums all are.
         device: a CUDA device, or its name (under Triton's interpreter: the CPU).
         float64: whether sums are taken in float64, or in float32 with its rounding errors carried along (of operands
             that float32 holds); both are right to 1e-12, and are not the same bits. None: as the device is fast at it.
@@ -99,6 +101,7 @@ class Tile(DeviceTile):
 
         codes = [decoder.code for decoder in self.decoders]
         self.float64 = fast_float64(self.device) if self._float64 is None else self._float64
+        self.wanted = self._host.wanted
         self._launches = [
             (launch, torch.from_numpy(launch.cells).to(self.device))
             for launch in launches(codes, self.pairs, self.float64)
@@ -139,7 +142,7 @@ class Tile(DeviceTile):
                     len(cells),
                     log2_strips,
                     self._columns,
-                    **tile_constants(launch),
+                    **tile_constants(launch, self.wanted),
                     **tile_options(launch, self.float64),
                 )
         return int(items[:, 2].sum() * self.itemsizes.sum())

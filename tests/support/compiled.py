@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from weighbridge.kernels.wanted import Wanted
+
 TOOLS = "backends/nvidia/bin"
 MAIN = ("F32", "BF16", "F8_E4M3")
 
@@ -51,14 +53,16 @@ def launch_of(x, y=None, shape=(1, 1), selfs=None):
     return Launch(x, y or x, self_x, self_y, y is not None, np.zeros((1, 1), np.int64), shape)
 
 
-def compiled(launch, arch, float64, folder):
+def compiled(launch, arch, float64, folder, wanted=Wanted.ALL):
     """The kernel of `launch` compiled for sm_<arch>; `folder` is Triton's cache and takes the machine code."""
     from weighbridge.kernels.gpu.tile import tile_constants, tile_kernel, tile_options
 
     pointers = {"arena": "*i32", "items": "*i64", "cells": "*i64", "slots": "*fp64"}
     integers = dict.fromkeys(("operands", "cell_count", "log2_strips", "columns"), "i32")
     options = tile_options(launch, float64)
-    return _compiled(tile_kernel(launch, float64), pointers, integers, tile_constants(launch), options, arch, folder)
+    return _compiled(
+        tile_kernel(launch, float64), pointers, integers, tile_constants(launch, wanted), options, arch, folder
+    )
 
 
 def compiled_gather(arch, folder):
