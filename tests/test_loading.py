@@ -186,4 +186,4 @@ def test_triton_that_fails_is_a_sentence(gpus):
         match=r"^the kernels cannot be compiled for cuda:0 with Triton \d.*\(RuntimeError: PTXAS error: Internal "
         r"Triton PTX codegen error\); install another version of it, or use --device cpu\.$",
     ):
-        load_gpu_kernels(GPUS, [("F32", "F32")], PAIR)
+        load_gpu_kernels(GPUS, [("F32", "F32")], PAIR, Wanted.ALL)
