@@ -18,32 +18,25 @@ from .fixed_walk import (
     close_pair_fixed,
     close_self_fixed,
     common_unit,
-    find_unit,
     shift_to,
     shown_unit,
-    to_fixed,
 )
-from .float_walk import as_floats, close_pair, close_self
+from .float_walk import close_pair, close_self
 from .gather import gather
 from .layout import (
     BLOCK,
     BLOCKS,
-    DD_OUT,
     FIXED_GROUP,
     FIXED_OUT,
     NO_UNIT,
-    OPERAND_ROWS,
-    PAIR_GROUP,
-    PAIR_OUT,
     PAIR_SLOTS,
     SELF_OUT,
     SELF_SLOTS,
-    TAIL_SLOTS,
     WIDTH,
-    WORK_SLOTS,
 )
 from .limb_walk import both_at_once, both_stored, forget_table
 from .memory import doubles, integers, matrix
+from .operands import find, hold_fixed, hold_floats, room_of
 from .pairs_walk import walk_of
 from .wanted import Wanted
 
@@ -73,27 +66,14 @@ def _walk_star(
     `WORK_SLOTS + N * WORK_OPERAND` float64; items (item_count, 4); addresses (K, N); operands (OPERAND_ROWS, N), see
     `layout.py`; pairs (P, 2); slots (W, N, SELF_SLOTS) and (W, P, PAIR_SLOTS).
     """
-    scratch = matrix(scratch_type, scratch_at, operands, BLOCK)
-    itemsize = scratch.itemsize
+    room = room_of(scratch_type, scratch_at, work_at, operands, operands_at)
+    scratch, codes, sources, floats = room.scratch, room.codes, room.sources, room.floats
+    fixed, units, sums = room.fixed, room.units, room.sums
     items = matrix(integers(), items_at, item_count, 4)
     addresses = matrix(integers(), addresses_at, tensors, operands)
-    constants = matrix(integers(), operands_at, OPERAND_ROWS, operands)
-    codes, itemsizes, direct, bits, whole_numbers = constants[0], constants[1], constants[2], constants[3], constants[4]
-    tail_at, lanes_at, pair_at = work_at, work_at + 8 * TAIL_SLOTS, work_at + 8 * (TAIL_SLOTS + DD_OUT)
-    lanes = matrix(doubles(), lanes_at, 1, DD_OUT)[0]
-    pair = matrix(doubles(), pair_at, 1, PAIR_OUT)[0]
-    exact_at = pair_at + 8 * PAIR_GROUP * (PAIR_OUT + 1)
-    exact = matrix(integers(), exact_at, 3, FIXED_OUT)
-    sums_at = work_at + 8 * WORK_SLOTS
-    sums = matrix(doubles(), sums_at, operands, SELF_OUT)
-    of_block_at = sums_at + 8 * SELF_OUT * operands
-    of_block = matrix(integers(), of_block_at, 3, operands)
-    sources, floats, fixed = of_block[0], of_block[1], of_block[2]
-    units = matrix(integers(), of_block_at + 8 * 3 * operands, operands, 2)  # of each: unit, top
-    fixed_at = scratch_at + operands * BLOCK * itemsize
-    between_at = exact_at + 16 * FIXED_OUT
-    sums_bytes, exact_bytes, fixed_bytes, float_bytes = 8 * SELF_OUT, 8 * FIXED_OUT, BLOCK * 4, BLOCK * itemsize
-    kept_at = between_at + 8 * FIXED_OUT
+    exact_at, exact_bytes = room.exact_at, 8 * FIXED_OUT
+    exact = matrix(integers(), exact_at, 3, FIXED_OUT)  # of the base's block, of the other's, of the pair
+    kept_at = exact_at + 3 * exact_bytes
     kept = matrix(doubles(), kept_at, BLOCKS, SELF_OUT)  # of each block of the base: its self sums,
     kept_units = matrix(integers(), kept_at + 8 * BLOCKS * SELF_OUT, BLOCKS, 3)  # unit, top, whether it is held fixed
     limbs_at = kept_at + 8 * BLOCKS * (SELF_OUT + 3)
@@ -111,13 +91,13 @@ def _walk_star(
                 padded = (count + WIDTH - 1) // WIDTH * WIDTH
                 groups = (count + FIXED_GROUP - 1) // FIXED_GROUP * FIXED_GROUP
                 for n in (0, x):
-                    sources[n] = addresses[tensor, n] + (start + begin) * itemsizes[n]
+                    sources[n] = addresses[tensor, n] + (start + begin) * room.itemsizes[n]
                 known, common, unit = kept_units[block], NO_UNIT, NO_UNIT
                 alike = codes[0] == codes[x] and groups == count
                 if alike and at_once:
                     unit = both_at_once(
                         codes[0],
-                        constants[5:, 0],
+                        room.formats[:, 0],
                         sources[x],
                         sources[0],
                         count,
@@ -135,11 +115,7 @@ def _walk_star(
                     for n in (0, x):
                         if n == 0 and x > 1:
                             continue
-                        fixed[n] = 0
-                        if constants[5, n]:
-                            fixed[n] = find_unit(
-                                constants[5:, n], itemsizes[n], sources[n], count, tail_at, units[n], sums[n]
-                            )
+                        find(room, n, sources[n], count)
                     if x > 1:
                         units[0, 0], units[0, 1], fixed[0] = known[0], known[1], known[2]
                         for at in range(SELF_OUT):
@@ -148,12 +124,11 @@ def _walk_star(
                         common = common_unit(units[x], units[0])
                 if x == 1:
                     known[0], known[1], known[2] = units[0, 0], units[0, 1], fixed[0]
-                target_x, target_y = fixed_at + x * fixed_bytes, fixed_at
                 if common != NO_UNIT:
                     if alike and unit == NO_UNIT:
                         unit = both_stored(
                             codes[0],
-                            constants[5:, 0],
+                            room.formats[:, 0],
                             sources[x],
                             sources[0],
                             units[x],
@@ -165,20 +140,18 @@ def _walk_star(
                         )
                     if unit != NO_UNIT:
                         common = unit
-                        if constants[5, 0] == 2:
+                        if room.formats[0, 0] == 2:
                             sums[0, 4], sums[x, 4] = exact[0, 6], exact[1, 6]
                     else:
-                        to_fixed(codes[x], itemsizes[x], sources[x], count, units[x, 0], target_x, tail_at, sums[x])
-                        to_fixed(codes[0], itemsizes[0], sources[0], count, units[0, 0], target_y, tail_at, sums[0])
                         both_fixed(
-                            target_x,
-                            target_y,
+                            hold_fixed(room, x, count),
+                            hold_fixed(room, 0, count),
                             shift_to(units[x, 0], common),
                             shift_to(units[0, 0], common),
                             groups,
                             exact_at + exact_bytes,
                             exact_at,
-                            between_at,
+                            exact_at + 2 * exact_bytes,
                         )
                     close_self_fixed(exact[1], common, sums[x], selfs[x])
                     close_pair_fixed(exact[2], common, between[x - 1])
@@ -188,30 +161,20 @@ def _walk_star(
                             kept[block, at] = sums[0, at]
                     continue
                 for n in (0, x):
-                    floats[n] = as_floats(
-                        scratch,
-                        codes[n],
-                        itemsizes[n],
-                        direct[n],
-                        sources[n],
-                        count,
-                        scratch_at + n * float_bytes,
-                        tail_at,
-                    )
-                at_x = sums_at + x * sums_bytes
+                    floats[n] = 0  # what stands there is of another block
+                    hold_floats(room, n, count)
+                sums_at, at_x, pair_at = room.sums_at, room.sums_at + x * 8 * SELF_OUT, room.pair_at
                 fused = x == 1 and not fixed[0] and not fixed[x]
                 if fused:
                     both_block(scratch, floats[x], floats[0], padded, at_x, sums_at, pair_at)
                 elif x == 1:
                     if fixed[0]:
-                        to_fixed(codes[0], itemsizes[0], sources[0], count, units[0, 0], target_y, tail_at, sums[0])
-                        self_fixed(target_y, groups, exact_at)
+                        self_fixed(hold_fixed(room, 0, count), groups, exact_at)
                         close_self_fixed(exact[0], shown_unit(units[0, 0]), sums[0], selfs[0])
                     else:
                         self_block(scratch, floats[0], padded, sums_at)
                 if fixed[x]:
-                    to_fixed(codes[x], itemsizes[x], sources[x], count, units[x, 0], target_x, tail_at, sums[x])
-                    self_fixed(target_x, groups, exact_at)
+                    self_fixed(hold_fixed(room, x, count), groups, exact_at)
                     close_self_fixed(exact[0], shown_unit(units[x, 0]), sums[x], selfs[x])
                     pair_block(scratch, floats[x], floats[0], padded, pair_at)
                 elif not fused:
@@ -223,29 +186,27 @@ def _walk_star(
                     padded,
                     sums[x],
                     sums[0],
-                    pair,
-                    lanes,
-                    lanes_at,
+                    room.pair[0],
+                    room.lanes,
+                    room.lanes_at,
                     between[x - 1],
                     force,
                 )
-                if not fixed[x]:
+                for n in (0, x):
+                    if fixed[n] or (n == 0 and x > 1):
+                        continue
                     close_self(
-                        scratch, floats[x], padded, bits[x], whole_numbers[x], sums[x], lanes, lanes_at, selfs[x]
+                        scratch,
+                        floats[n],
+                        padded,
+                        room.bits[n],
+                        room.whole_numbers[n],
+                        sums[n],
+                        room.lanes,
+                        room.lanes_at,
+                        selfs[n],
                     )
                 if x == 1:
-                    if not fixed[0]:
-                        close_self(
-                            scratch,
-                            floats[0],
-                            padded,
-                            bits[0],
-                            whole_numbers[0],
-                            sums[0],
-                            lanes,
-                            lanes_at,
-                            selfs[0],
-                        )
                     for at in range(SELF_OUT):
                         kept[block, at] = sums[0, at]
 
