@@ -2,7 +2,7 @@
 
 Timed: all eleven self and pair sums of two tensors of 2 GiB each, in the page cache. "Mapped afresh": `engine.execute`,
 which opens and maps the files and lets them go again; the bare sum maps them afresh in every round as well. "Map held":
-the kernel alone, over a map that was there before; the bare sum runs over the same one. Both have all threads.
+the kernel alone, over maps that the engine made before; the bare sum runs over the same one. Both have all threads.
 Against: one float32 sum over the same bytes, whatever they mean.
 Not timed: opening the checkpoints.
 
@@ -18,6 +18,7 @@ import pytest
 from weighbridge import open_checkpoint
 from weighbridge.engine.execute import execute
 from weighbridge.engine.plan import Joined
+from weighbridge.engine.reading import Files
 from weighbridge.kernels import cpu, reference
 
 from measuring import (
@@ -84,7 +85,8 @@ def subject(relation, block, repeats, base, other):
 def test_all_sums(benchmark, recorder, stored, relation, how):
     code, block, repeats, base, other = stored
     tensor, (selfs, pair) = subject(relation, block, repeats, base, other)
-    maps = {ref.file: np.memmap(ref.file, np.uint8, "r") for ref in tensor.operands}
+    files = Files("map")  # not used as a context: the maps stay for as long as it does
+    maps = {ref.file: files.file(ref.file).mapped for ref in tensor.operands}
     operands = [maps[ref.file][ref.offset : ref.offset + ref.nbytes] for ref in tensor.operands]
     addresses = np.array([[operand.ctypes.data for operand in operands]])
 

@@ -21,6 +21,7 @@ import numpy as np
 from . import faults
 from .checkpoint import Stamp, TensorRef
 from .errors import OptionError, ReadError
+from .mapping import Mapper
 from .plan import Placed
 
 __all__ = ["IO_MODES", "Files", "Staging"]
@@ -42,6 +43,7 @@ class _File:
     descriptor: int
     stamp: Stamp
     staged: bool
+    mapper: Mapper
     array: np.ndarray | None = field(default=None)
     maps: list[np.ndarray] = field(default_factory=list)
     slots: list[int] = field(default_factory=list)
@@ -82,12 +84,11 @@ class _File:
         if nbytes == 0:
             return np.empty(0, np.uint8)
         try:
-            data = mmap.mmap(self.descriptor, nbytes, access=mmap.ACCESS_READ, offset=offset)
-        except (OSError, OverflowError) as error:
-            if isinstance(error, OverflowError) or error.errno == errno.ENOMEM:
-                return None
+            array = self.mapper.map(self.descriptor, nbytes, offset)
+        except OSError as error:
             raise ReadError(f"{self.path} cannot be mapped: {error.strerror or error}; try --io pread.") from error
-        array = np.frombuffer(data, np.uint8)
+        if array is None:
+            return None
         slot = faults.guard(int(array.ctypes.data), nbytes)
         if slot is not None:
             # Guarded for as long as anybody can reach the map, a thread of an interrupted run included.
@@ -125,6 +126,7 @@ class Files:
             raise OptionError(f'there is no way of reading "{io}"; choose from {", ".join(IO_MODES)}.')
         self.io = io
         self._files: dict[str, _File] = {}
+        self._mapper = Mapper()
 
     def __enter__(self) -> Files:
         return self
@@ -159,7 +161,7 @@ class Files:
             raise ReadError(f"{path} cannot be read: {error.strerror or error}.") from error
         status = os.fstat(descriptor)
         staged = self.io == "pread" or (self.io == "auto" and (_on_network(status.st_dev) or _is_cold(descriptor)))
-        return _File(path, descriptor, Stamp.of(status), staged)
+        return _File(path, descriptor, Stamp.of(status), staged, self._mapper)
 
     def address(self, ref: TensorRef, nbytes: int) -> int:
         """Where the first `nbytes` of a tensor lie in memory, mapping its file if that has to be.
