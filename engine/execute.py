@@ -10,10 +10,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from ..kernels import cpu
+from ..kernels.decoders import DECODERS
 from ..kernels.sums import PAIR_SUMS, SELF_SUMS
 from ..kernels.wanted import Wanted
 from .devices import as_bytes, choose
@@ -21,8 +23,9 @@ from .errors import ReadError
 from .loading import Say, load_gpu_kernels, load_kernels
 from .plan import Batch, Joined, batches
 from .reading import Files, Staging
+from .together import Together, Way, lengths
 
-__all__ = ["Sums", "execute"]
+__all__ = ["Sums", "execute", "execute_ways"]
 
 Progress = Callable[[int, int], object]
 
@@ -34,7 +37,8 @@ class Sums:
     Attributes:
         selfs: (K, N, 6) float64 in the order of `kernels.sums.SELF_SUMS`.
         pairs: (K, P, 5) float64 in the order of `kernels.sums.PAIR_SUMS`.
-        bytes_read: bytes of all operands, counted as they were handed to the kernel.
+        bytes_read: bytes of all operands, counted as they were handed to the kernel for the first time: what is
+            compared in several ways on the processor is read once and counted once.
         seconds: wall time from the first mapping to the last sum.
         bytes_copied: what was sent to devices with a memory of their own, padding included.
         compile_seconds: wall time before that until the kernels were there, compiled where this machine had not yet.
@@ -84,33 +88,113 @@ def execute(
         DeviceError: the device is not there, cannot be used, or has too little memory.
         OptionError: there is no such device or way of reading.
     """
+    way = Way(tuple(range(operands)), np.array(pairs, np.int64).reshape(-1, 2))
+    (sums,) = execute_ways(
+        joined,
+        [way],
+        wanted=wanted,
+        threads=threads,
+        io=io,
+        device=device,
+        device_memory=device_memory,
+        progress=progress,
+        say=say,
+    )
+    return sums
+
+
+def execute_ways(
+    joined: Sequence[Joined] | Sequence[Batch],
+    ways: Sequence[Way],
+    *,
+    wanted: Wanted = Wanted.ALL,
+    threads: int | None = None,
+    io: str = "auto",
+    device: str = "auto",
+    device_memory: str | int | None = None,
+    progress: Progress | None = None,
+    say: Say | None = None,
+) -> list[Sums]:
+    """The sums of tensors that are compared in several ways, on the processor each byte read once for all of them.
+
+    On other devices one way is computed after the other, and what several have in common is read for each.
+
+    Args:
+        joined: K tensors with all their operands, as long as the longest way, or batches of them.
+        ways: at least one.
+        wanted, threads, io, device, device_memory, progress, say: as for `execute`.
+    Returns:
+        The sums of each way; bytes and seconds of all of them stand with the first.
+    Raises:
+        As `execute`.
+    """
     parts = [each for each in joined if isinstance(each, Batch)]
     parts += batches([each for each in joined if isinstance(each, Joined)])
     memory = as_bytes(device_memory)
-    chosen = choose(device, parts, len(pairs), threads, say)
-    listed = np.array(pairs, np.int64).reshape(-1, 2)
-    dtypes = {batch.dtypes for batch in parts}
+    chosen = choose(device, parts, sum(len(way.pairs) for way in ways), threads, say)
+    if chosen and len(ways) > 1:
+        return _one_after_the_other(
+            parts, ways, progress, wanted=wanted, threads=threads, io=io, device=device, device_memory=memory, say=say
+        )
     began = time.perf_counter()
-    load_kernels(dtypes, listed, wanted, say)
-    if chosen:
-        load_gpu_kernels(chosen, dtypes, listed, wanted, say)
+    for way in ways:
+        dtypes = {way.dtypes(batch) for batch in parts}
+        load_kernels(dtypes, way.pairs, wanted, say)
+        if chosen:
+            load_gpu_kernels(chosen, dtypes, way.pairs, wanted, say)
     started = time.perf_counter()
-    found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    report = _Throttle(progress, sum(batch.nbytes for batch in parts))
+    found: list[tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]] = []
+    report = _Throttle(progress, sum(_nbytes(batch, ways) for batch in parts))
     threads = threads or cpu.available_threads()
     copied = 0
     with _as_read_error(), Files(io) as files:
         if chosen:
             from .pipeline import Limits, Pipeline
 
-            line = Pipeline(chosen, listed, threads, Limits(memory), files, report.add, wanted)
-            found += [(part.rows, *sums) for part, sums in line.run(parts)]
+            line = Pipeline(chosen, ways[0].pairs, threads, Limits(memory), files, report.add, wanted)
+            found += [(part.rows, [sums]) for part, sums in line.run(parts)]
             copied = line.bytes_copied
         else:
-            found += [(part.rows, *_on_cpu(part, files, listed, wanted, threads, report)) for part in parts]
+            found += [(part.rows, _on_cpu(part, ways, files, wanted, threads, report)) for part in parts]
         files.check_unchanged()
-    selfs, between = _in_order(found, operands, len(pairs))
-    return Sums(selfs, between, report.done, time.perf_counter() - started, copied, started - began)
+    counted: tuple[int, float, int, float] = (report.done, time.perf_counter() - started, copied, started - began)
+    out = []
+    for number, way in enumerate(ways):
+        here = [(rows, *sums[number]) for rows, sums in found]
+        out.append(Sums(*_in_order(here, len(way.operands), len(way.pairs)), *(counted if number == 0 else (0, 0.0))))
+    return out
+
+
+def _nbytes(batch: Batch, ways: Sequence[Way]) -> int:
+    return int((lengths(batch, ways).sum(axis=0) * [DECODERS[dtype].itemsize for dtype in batch.dtypes]).sum())
+
+
+def _one_after_the_other(
+    parts: Sequence[Batch], ways: Sequence[Way], progress: Progress | None, **options: Any
+) -> list[Sums]:
+    """The sums of every way, each computed as if there were no other."""
+    rows = np.argsort(np.concatenate([batch.rows for batch in parts]))
+    members = [member for batch in parts for member in batch.members]
+    alone: list[list[Joined]] = []
+    for way in ways:
+        elements = np.concatenate([way.of(batch) for batch in parts])
+        alone.append(
+            [
+                Joined(members[k].index, tuple(members[k].operands[n] for n in way.operands), int(elements[k]))
+                for k in rows.tolist()
+            ]
+        )
+    total = sum(tensor.nbytes for tensors in alone for tensor in tensors)
+    before, out = 0, []
+    for way, tensors in zip(ways, alone, strict=True):
+
+        def report(done: int, _: int, before: int = before) -> None:
+            if progress is not None:
+                progress(before + done, total)
+
+        out.append(execute(tensors, len(way.operands), way.pairs.tolist(), progress=report, **options))
+        before += out[-1].bytes_read
+    return out
 
 
 def _in_order(
@@ -141,14 +225,13 @@ def _as_read_error() -> Iterator[None]:
 
 
 def _on_cpu(
-    batch: Batch, files: Files, pairs: np.ndarray, wanted: Wanted, threads: int, report: _Throttle
-) -> tuple[np.ndarray, np.ndarray]:
-    tile = cpu.Tile(batch.dtypes, batch.elements, pairs, wanted=wanted)
-    sizes = batch.elements[:, None] * tile.itemsizes
-    staging = Staging(files, batch.placed, sizes, tile.itemsizes)
+    batch: Batch, ways: Sequence[Way], files: Files, wanted: Wanted, threads: int, report: _Throttle
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    tiles = Together(batch, ways, wanted)
+    staging = Staging(files, batch.placed, tiles.sizes, tiles.itemsizes)
 
-    def run(items: np.ndarray, addresses: np.ndarray) -> int:
-        done = tile.run(items, addresses)
+    def run(task: np.ndarray, rows: np.ndarray, addresses: list[np.ndarray]) -> int:
+        done = tiles.run(task, rows, addresses)
         files.check_mapped()  # 16 MB at a time: what follows a page that is missing is not worth computing
         return done
 
@@ -156,25 +239,26 @@ def _on_cpu(
     workers, computing = threads, threading.Semaphore(threads)
     if staging.needed:
         workers += 2
+    mapped = tiles.spread(staging.addresses)
 
     def read_and_run(task: np.ndarray) -> int:
         if not staging.needed:
-            return run(task, staging.addresses)
+            return run(task, task[:, 0], mapped)
         items, addresses = staging.read(task)
         with computing:
-            return run(items, addresses)
+            return run(task, items[:, 0], tiles.spread(addresses))
 
-    for part in tile.parts(threads):
-        cpu.run_tasks(tile.tasks(threads, part), read_and_run, workers, report.add)
+    for part in tiles.parts(threads):
+        cpu.run_tasks(tiles.tasks(threads, part), read_and_run, workers, report.add)
 
     def resolve(tensors: np.ndarray) -> np.ndarray:
         columns = batch.placed.columns
         return np.array(
-            [[files.address(column[k], int(sizes[k, n])) for n, column in enumerate(columns)] for k in tensors],
+            [[files.address(column[k], int(tiles.sizes[k, n])) for n, column in enumerate(columns)] for k in tensors],
             np.int64,
         )
 
-    return tile.finish(resolve, threads)
+    return tiles.finish(resolve, threads)
 
 
 class _Throttle:

@@ -234,7 +234,7 @@ class Staging:
     """
 
     def __init__(self, files: Files, placed: Placed, sizes: np.ndarray, itemsizes: np.ndarray) -> None:
-        self._itemsizes = itemsizes
+        self._itemsizes, self._sizes = itemsizes, sizes
         self.files = files  # held: a thread that runs on after an interrupt must not lose the maps under it
         self._open: list[_File] = []
         # Looked up by file: its place in `_open`, and what its offsets count from. The last is what is in memory only.
@@ -285,7 +285,7 @@ class Staging:
         return self._base
 
     def read(self, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Read the chunks of `items` (rows tensor, start, length, slot).
+        """Read the chunks of `items` (rows tensor, start, length, slot), of each operand what there is of it.
 
         Returns:
             The items with their tensors renumbered, and the (K', N) addresses that go with them; good until the same
@@ -295,22 +295,24 @@ class Staging:
         """
         tensors = items[:, 0]
         first = items[:, 1, None] * self._itemsizes
-        length = items[:, 2, None] * self._itemsizes
+        length = np.clip(self._sizes[tensors] - first, 0, items[:, 2, None] * self._itemsizes)
         base, file = self._base[tensors], self._file[tensors]
         spans = []
         place = np.zeros(base.shape, np.int64)
         used = 0
         for n in range(base.shape[1]):
-            begin, end, which = base[:, n] + first[:, n], base[:, n] + first[:, n] + length[:, n], file[:, n]
+            there = np.flatnonzero(length[:, n])
+            begin, which = base[there, n] + first[there, n], file[there, n]
+            end = begin + length[there, n]
             gap = begin[1:] - end[:-1]
             apart = (begin[1:] < begin[:-1]) | (gap > _GAP_BYTES) | (which[1:] != which[:-1])
             apart |= (gap > 0) & (np.cumsum(np.where(apart, 0, np.maximum(gap, 0))) > _GAPS_BYTES)
-            for run in np.split(np.arange(len(items)), np.flatnonzero(apart) + 1):
-                if which[run[0]] < 0:
+            for run in np.split(np.arange(len(there)), np.flatnonzero(apart) + 1):
+                if not len(run) or which[run[0]] < 0:
                     continue
                 low, high = int(begin[run].min()), int(end[run].max())
                 spans.append((int(which[run[0]]), low, high, used))
-                place[run, n] = used - low
+                place[there[run], n] = used - low
                 used += -(-(high - low) // 64) * 64
         buffer = self._buffer(used)
         for index, low, high, at in spans:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -25,7 +26,17 @@ from .processors import available_threads
 from .sums import CHUNK, PAIR_SUMS, SELF_SUMS
 from .wanted import Wanted
 
-__all__ = ["TASK_BYTES", "Tile", "available_threads", "functions", "run_tasks", "tile_sums"]
+__all__ = [
+    "SLOT_BYTES",
+    "TASK_BYTES",
+    "Tile",
+    "available_threads",
+    "chunk_items",
+    "cut_tasks",
+    "functions",
+    "run_tasks",
+    "tile_sums",
+]
 
 TASK_BYTES = 16 << 20
 """About what one thread takes at a time: long against the cost of handing it over, short against a file."""
@@ -156,7 +167,7 @@ class Tile:
         square = self.pairs // PAIR_SQUARE
         self._order = np.lexsort((self.pairs[:, 1], self.pairs[:, 0], square[:, 1], square[:, 0]))
         self._ordered = np.ascontiguousarray(self.pairs[self._order])
-        self.items = _items(self.elements)
+        self.items = chunk_items(self.elements)
         tensors, operands = len(self.elements), len(self.decoders)
         self._self_sums, self._self_bounds = (
             np.zeros((tensors, operands, len(SELF_SUMS))),
@@ -167,6 +178,12 @@ class Tile:
         self._first = 0  # the chunk that the first slots are of
         self._self_slots = np.zeros((0, operands, SELF_SLOTS))
         self._pair_slots = np.zeros((0, len(self.pairs), PAIR_SLOTS))
+        self._totals = np.empty((operands + len(self.pairs), SELF_SLOTS + 2))  # of the tensor in which a part ends
+
+    @property
+    def chunk_slot_bytes(self) -> int:
+        """What the slots of one chunk take."""
+        return 8 * (SELF_SLOTS * len(self.decoders) + PAIR_SLOTS * len(self.pairs))
 
     def parts(self, threads: int, slot_bytes: int = SLOT_BYTES) -> Iterator[np.ndarray]:
         """The items in parts whose slots take about `slot_bytes`, or as much as so many threads need.
@@ -174,27 +191,28 @@ class Tile:
         The items of a part are to be run before the next part is asked for: the slots are then added up and used again.
         The result does not depend on the cuts.
         """
-        operands, pairs, count = len(self.decoders), len(self.pairs), len(self.items)
-        chunk_bytes = 8 * (SELF_SLOTS * operands + PAIR_SLOTS * pairs)
-        most = max(slot_bytes // chunk_bytes, 2 * threads)
-        totals = np.empty((operands + pairs, SELF_SLOTS + 2))
-        for first in range(0, count, most):
-            part = self.items[first : first + most]
-            self._first = first
-            self._self_slots = np.zeros((len(part), operands, SELF_SLOTS))
-            self._pair_slots = np.zeros((len(part), pairs, PAIR_SLOTS))
-            yield part
-            resumed = first > 0 and bool(self.items[first - 1, 0] == part[0, 0])
-            self._gather(part, resumed, totals)
+        most = max(slot_bytes // self.chunk_slot_bytes, 2 * threads)
+        for first in range(0, len(self.items), most):
+            with self.part(first, first + most) as part:
+                yield part
+
+    @contextmanager
+    def part(self, first: int, stop: int) -> Iterator[np.ndarray]:
+        """The items from `first` to before `stop`, to be run within; they follow those of the part before.
+
+        Their slots are added up when they are done, unless something was raised.
+        """
+        part = self.items[first:stop]
+        self._first = first
+        self._self_slots = np.zeros((len(part), len(self.decoders), SELF_SLOTS))
+        self._pair_slots = np.zeros((len(part), len(self.pairs), PAIR_SLOTS))
+        yield part
+        if len(part):
+            self._gather(part, first > 0 and bool(self.items[first - 1, 0] == part[0, 0]))
 
     def tasks(self, threads: int, items: np.ndarray, task_bytes: int = TASK_BYTES) -> list[np.ndarray]:
         """Items cut into runs of about `task_bytes`, at least one per thread, so that threads finish together."""
-        if not len(items):
-            return []
-        ends = np.cumsum(items[:, 2])
-        count = max(threads, -(-int(ends[-1] * self.itemsizes.sum()) // task_bytes))
-        cuts = np.searchsorted(ends, ends[-1] * np.arange(1, count) / count)
-        return [task for task in np.split(items, cuts) if len(task)]
+        return cut_tasks(items, int(self.itemsizes.sum()), threads, task_bytes)
 
     def run(self, items: np.ndarray, addresses: np.ndarray) -> int:
         """Fill the slots of some items; the interpreter lock is not held meanwhile.
@@ -304,7 +322,7 @@ class Tile:
             pairs.ctypes.data - self._first * pairs.strides[0],
         )
 
-    def _gather(self, part: np.ndarray, resumed: bool, totals: np.ndarray) -> None:
+    def _gather(self, part: np.ndarray, resumed: bool) -> None:
         """Add the slots of a part to the sums of its tensors."""
         native.function("gather")(
             len(part),
@@ -313,7 +331,7 @@ class Tile:
             len(self.decoders),
             len(self.pairs),
             *self._slots_at(),
-            totals.ctypes.data,
+            self._totals.ctypes.data,
             self._self_sums.ctypes.data,
             self._self_bounds.ctypes.data,
             self._pair_sums.ctypes.data,
@@ -343,7 +361,17 @@ def functions(codes: Sequence[str], pairs: np.ndarray, wanted: Wanted) -> tuple[
     return ("star_" if star else "pairs_") + ("f32" if narrow else "f64"), whole
 
 
-def _items(elements: np.ndarray) -> np.ndarray:
+def cut_tasks(items: np.ndarray, width: int, threads: int, task_bytes: int = TASK_BYTES) -> list[np.ndarray]:
+    """Items of `width` bytes an element cut into runs of about `task_bytes`, at least one per thread."""
+    if not len(items):
+        return []
+    ends = np.cumsum(items[:, 2])
+    count = max(threads, -(-int(ends[-1] * width) // task_bytes))
+    cuts = np.searchsorted(ends, ends[-1] * np.arange(1, count) / count)
+    return [task for task in np.split(items, cuts) if len(task)]
+
+
+def chunk_items(elements: np.ndarray) -> np.ndarray:
     """One row (tensor, start, length, slot) per chunk of every tensor."""
     chunks = -(-elements // CHUNK)
     tensor = np.repeat(np.arange(len(elements)), chunks)

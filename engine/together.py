@@ -1,0 +1,164 @@
+"""Tiles over the same bytes: joined tensors that are compared in several ways are read once for all of them.
+
+A pair's sums depend on how many leading elements take part, and on whether one of the two needs float64. So a tensor
+whose pairs differ in that is several tiles, one for each way, and an operand may be in more than one of them. Chunks
+begin at the same elements whatever the length, so the tiles are run side by side, piece by piece of about
+`PIECE_BYTES`, by the thread that read the piece or touches it in the map: the first tile has it from memory, the others
+from the processor's caches. Each tile has slots of its own, so its sums are the bits that it has alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..kernels import cpu
+from ..kernels.cpu import Resolve
+from ..kernels.decoders import DECODERS
+from ..kernels.layout import BLOCK
+from ..kernels.sums import CHUNK
+from ..kernels.wanted import Wanted
+from .plan import Batch
+
+__all__ = ["PIECE_BYTES", "Together", "Way", "lengths"]
+
+PIECE_BYTES = 1 << 20
+"""What one tile is run over before the next: a common second-level cache. Of many operands one block may take more."""
+
+
+@dataclass(frozen=True, eq=False)
+class Way:
+    """One of the ways in which joined tensors are compared: a tile of some of their operands.
+
+    Attributes:
+        operands: the places of its N operands among the joined ones.
+        pairs: (P, 2) int64, rows (i, j) of places in `operands`.
+        elements: (K,) int64, how many leading elements of each joined tensor take part; None: all that are joined.
+    """
+
+    operands: tuple[int, ...]
+    pairs: NDArray[np.int64]
+    elements: NDArray[np.int64] | None = None
+
+    def of(self, batch: Batch) -> NDArray[np.int64]:
+        """(K',) the elements of the tensors of a batch that take part."""
+        return batch.elements if self.elements is None else self.elements[batch.rows]
+
+    def dtypes(self, batch: Batch) -> tuple[str, ...]:
+        """The dtypes of its operands in a batch."""
+        return tuple(batch.dtypes[n] for n in self.operands)
+
+
+def lengths(batch: Batch, ways: Sequence[Way]) -> NDArray[np.int64]:
+    """(K, N) how many leading elements of each joined operand take part in the longest of its ways."""
+    out = np.zeros((len(batch.members), len(batch.dtypes)), np.int64)
+    for way in ways:
+        columns = list(way.operands)
+        out[:, columns] = np.maximum(out[:, columns], way.of(batch)[:, None])
+    return out
+
+
+class Together:
+    """The tiles of a batch, one for each way, run as one `cpu.Tile` over all joined operands would be.
+
+    Args:
+        batch: the K tensors.
+        ways: at least one; with one it is that tile and no more.
+        wanted: the sums that are taken.
+
+    Attributes:
+        itemsizes: (N,) int64, of the joined operands.
+        sizes: (K, N) int64, the bytes of each that take part in any way.
+        items: one row (tensor, start, length, slot) per chunk of every tensor, as long as its longest way.
+    """
+
+    def __init__(self, batch: Batch, ways: Sequence[Way], wanted: Wanted) -> None:
+        self._tiles = [cpu.Tile(way.dtypes(batch), way.of(batch), way.pairs, wanted=wanted) for way in ways]
+        self._columns = [list(way.operands) for way in ways]
+        self.itemsizes = np.array([DECODERS[dtype].itemsize for dtype in batch.dtypes], np.int64)
+        self._lengths = lengths(batch, ways)
+        self.sizes = self._lengths * self.itemsizes
+        self._width = int(self.itemsizes.sum())
+        self.items = cpu.chunk_items(self._lengths.max(axis=1, initial=0))
+        # Of each tile: the first of its items of every tensor, and how many of its items come before one of ours.
+        self._first = [np.searchsorted(tile.items[:, 0], np.arange(len(batch.members))) for tile in self._tiles]
+        tensor, start = self.items[:, 0], self.items[:, 1]
+        self._before = [np.r_[0, np.cumsum(start < tile.elements[tensor])] for tile in self._tiles]
+
+    def parts(self, threads: int, slot_bytes: int = cpu.SLOT_BYTES) -> Iterator[np.ndarray]:
+        """The items in parts whose slots take about `slot_bytes` in all tiles together, as `cpu.Tile.parts`."""
+        most = max(slot_bytes // sum(tile.chunk_slot_bytes for tile in self._tiles), 2 * threads)
+        for first in range(0, len(self.items), most):
+            part = self.items[first : first + most]
+            with ExitStack() as stack:
+                for tile, before in zip(self._tiles, self._before, strict=True):
+                    stack.enter_context(tile.part(int(before[first]), int(before[first + len(part)])))
+                yield part
+
+    def tasks(self, threads: int, part: np.ndarray) -> list[np.ndarray]:
+        """Items of a part cut into runs of about `cpu.TASK_BYTES`, at least one per thread."""
+        return cpu.cut_tasks(part, self._width, threads)
+
+    def spread(self, addresses: np.ndarray) -> list[np.ndarray]:
+        """Addresses (K, N) of the joined operands as those of each tile's own."""
+        if len(self._tiles) == 1:
+            return [addresses]
+        return [np.ascontiguousarray(addresses[:, columns]) for columns in self._columns]
+
+    def run(self, task: np.ndarray, rows: np.ndarray, addresses: Sequence[np.ndarray]) -> int:
+        """Fill the slots of all tiles for some items; the interpreter lock is not held while one of them is run.
+
+        Args:
+            task: rows of one part of `items`.
+            rows: (len(task),) the row of `addresses` in which the tensor of each item stands.
+            addresses: what `spread` made of those of the joined operands.
+        Returns:
+            The bytes that were read, those that several tiles have in common once.
+        """
+        if len(self._tiles) == 1:
+            items = task.copy()
+            items[:, 0] = rows
+            return self._tiles[0].run(items, addresses[0])
+        pieces, tensors, ends = self._pieces(task, rows)
+        runs = []
+        for tile, first in zip(self._tiles, self._first, strict=True):
+            items = pieces.copy()
+            items[:, 2] = np.minimum(tile.elements[tensors] - items[:, 1], items[:, 2])
+            items[:, 3] = first[tensors] + items[:, 1] // CHUNK
+            inside = items[:, 2] > 0
+            runs.append((tile, items[inside], np.r_[0, np.cumsum(inside)][ends]))
+        for begin in range(len(ends) - 1):
+            for (tile, items, at), where in zip(runs, addresses, strict=True):
+                if at[begin] < at[begin + 1]:
+                    tile.run(items[at[begin] : at[begin + 1]], where)
+        left = self._lengths[task[:, 0]] - task[:, 1, None]
+        return int((np.clip(left, 0, task[:, 2, None]) * self.itemsizes).sum())
+
+    def _pieces(self, task: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Items cut at blocks into pieces of at most `PIECE_BYTES`, or of one block.
+
+        Returns:
+            The pieces as items, their tensors as rows of addresses; their tensors; and where each run of pieces of
+            about `PIECE_BYTES` together begins, with their number as the last.
+        """
+        step = min(max(PIECE_BYTES // self._width // BLOCK, 1) * BLOCK, CHUNK)
+        counts = -(-task[:, 2] // step)
+        of = np.repeat(np.arange(len(task)), counts)
+        skipped = (np.arange(len(of)) - (np.cumsum(counts) - counts)[of]) * step
+        pieces = task[of]
+        pieces[:, 0] = rows[of]
+        pieces[:, 1] += skipped
+        pieces[:, 2] = np.minimum(pieces[:, 2] - skipped, step)
+        run = (np.cumsum(pieces[:, 2]) - 1) // step
+        return pieces, task[of, 0], np.r_[np.flatnonzero(np.diff(run, prepend=-1)), len(pieces)]
+
+    def finish(self, resolve: Resolve, threads: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The sums of every way, certified as by `cpu.Tile.finish`; `resolve` gives addresses of all joined operands."""
+        return [
+            tile.finish(lambda tensors, columns=columns: resolve(tensors)[:, columns], threads)  # type: ignore[misc]
+            for tile, columns in zip(self._tiles, self._columns, strict=True)
+        ]
