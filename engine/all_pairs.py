@@ -1,11 +1,16 @@
-"""A joint ledger -> the raw sums of every pair, every byte read once."""
+"""A joint ledger -> the raw sums of every pair, every byte read once.
+
+The parts of a tensor whose pairs differ in length or in working type are computed together, from the same bytes. A
+block may end between them: the parts beyond its end are kept for the next block.
+"""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -15,11 +20,12 @@ from ..kernels.decoders import DECODERS
 from ..kernels.sums import PAIR_SUMS, SELF_SUMS
 from ..kernels.wanted import Wanted
 from .checkpoint import TensorRef
-from .execute import Progress, execute
+from .execute import Progress, execute_ways
 from .joint import JointLedger, JointTensor, pairs_of
 from .loading import Say
 from .places import Places
 from .plan import Joined
+from .together import Way
 
 __all__ = ["AllPairs", "Block", "Kept", "blocks", "gather", "held"]
 
@@ -40,8 +46,10 @@ class AllPairs:
             have the same sums.
         homes: (K, N) int64, the first checkpoint in which the tensor is the very same run of bytes of one file: for
             most their own number, -1 where the tensor is missing.
-        bytes_read: the bytes of all operands, counted as they were handed to the kernel.
-        same_bytes: the bytes of tensors that were recognised as bytes read already.
+        bytes_read: the bytes of all operands, counted as they were handed to the kernel for the first time: on the
+            processor once for all pairs, on other devices once for each part of a tensor (see `JointTensor`).
+        same_bytes: the bytes of tensors that were recognised as the very same run of bytes of a file. On the processor
+            both together are the bytes of all tensors that are shared, as far as any pair compares them.
         seconds: how long that took.
         wanted: which sums were asked for; all others are NaN, but for maxima in tensors that are computed in float64.
     """
@@ -120,7 +128,7 @@ def blocks(ledger: JointLedger) -> list[range]:
     most = max(1, _BLOCK_SUMS_BYTES // max(8 * len(PAIR_SUMS) * (count * (count - 1) // 2), 1))
     cuts, filled = [0], 0
     for k, tensor in enumerate(ledger.tensors):
-        nbytes = _nbytes(tensor)
+        nbytes = tensor.elements * sum(DECODERS[ref.dtype].itemsize for ref in tensor.refs.values())
         if k > cuts[-1] and (filled + nbytes > BLOCK_BYTES or k - cuts[-1] == most):
             cuts.append(k)
             filled = 0
@@ -158,24 +166,56 @@ def gather(
     sums = held((len(ledger.tensors), pairs, len(PAIR_SUMS)))
     homes = np.full(selfs.shape[:2], -1)
     places = Places(ledger.checkpoints)
-    total = sum(_nbytes(tensor) for tensor in ledger.tensors)
+    total = _nbytes(ledger, range(len(ledger.tensors)))
     done, read, same, seconds = 0, 0, 0, 0.0
+    ahead: dict[int, tuple[NDArray[Any], ...]] = {}  # parts that lie in a later block than the first of their tensor
     for tensors in parts:
         block = kept.load(tensors)
+        numbers = _with_all_parts(ledger, [k for k in tensors if k not in ahead])
         if block is None:
             here = _continued(progress, done, total)
-            block = _compute(ledger, tensors, places, here, wanted=wanted, threads=threads, io=io, say=say, **device)
+            found = _compute(ledger, numbers, places, here, wanted=wanted, threads=threads, io=io, say=say, **device)
+            ahead |= {k: (found.selfs[at], found.sums[at], found.homes[at]) for at, k in enumerate(numbers)}
+            rows = [ahead[k] for k in tensors]
+            block = Block(
+                tensors, *map(np.stack, zip(*rows, strict=True)), found.bytes_read, found.same_bytes, found.seconds
+            )
             kept.save(block)
             read, same, seconds = read + block.bytes_read, same + block.same_bytes, seconds + block.seconds
         selfs[tensors.start : tensors.stop] = block.selfs
         sums[tensors.start : tensors.stop] = block.sums
         homes[tensors.start : tensors.stop] = block.homes
-        done += sum(_nbytes(ledger.tensors[k]) for k in tensors)
+        ahead = {k: rows for k, rows in ahead.items() if k >= tensors.stop}
+        done += _nbytes(ledger, numbers)
     return AllPairs(ledger, selfs, sums, homes, read, same, seconds, wanted)
 
 
-def _nbytes(tensor: JointTensor) -> int:
-    return tensor.elements * sum(DECODERS[ref.dtype].itemsize for ref in tensor.refs.values())
+def _wholes(ledger: JointLedger, numbers: Iterable[int]) -> list[list[int]]:
+    """The numbers of parts, ascending, tensor by tensor."""
+    return [list(parts) for _, parts in groupby(numbers, lambda k: ledger.tensors[k].whole)]
+
+
+def _with_all_parts(ledger: JointLedger, numbers: list[int]) -> list[int]:
+    """Numbers and those that follow of the last one's tensor."""
+    out = list(numbers)
+    while (
+        out and out[-1] + 1 < len(ledger.tensors) and ledger.tensors[out[-1] + 1].whole == ledger.tensors[out[-1]].whole
+    ):
+        out.append(out[-1] + 1)
+    return out
+
+
+def _nbytes(ledger: JointLedger, numbers: Iterable[int]) -> int:
+    """The bytes that take part in some parts, those of a checkpoint's tensor once for all parts of it."""
+    total = 0
+    for ks in _wholes(ledger, numbers):
+        longest: dict[int, int] = {}
+        for k in ks:
+            for number, ref in ledger.tensors[k].refs.items():
+                nbytes = ledger.tensors[k].elements * DECODERS[ref.dtype].itemsize
+                longest[number] = max(longest.get(number, 0), nbytes)
+        total += sum(longest.values())
+    return total
 
 
 def held(shape: tuple[int, ...]) -> NDArray[np.float64]:
@@ -191,63 +231,121 @@ def _continued(progress: Progress | None, before: int, total: int) -> Progress |
 
 
 @dataclass(frozen=True, eq=False)
-class _Tile:
-    """Tensors whose operands form the same pairs.
+class _Found:
+    """The raw sums of T tensors, as in `Block`."""
+
+    selfs: NDArray[np.float64]
+    sums: NDArray[np.float64]
+    homes: NDArray[np.int64]
+    bytes_read: int
+    same_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """One part of every tensor of a group.
 
     Attributes:
-        pairs: (S, 2) the pairs of slots; a slot is an operand, and checkpoints with the very same bytes share one.
-        place: (Q,) for each pair of checkpoints the pair of slots that has its sums.
-        members: (tensor, its operands, checkpoint -> slot).
+        operands: (N,) the slots that take part, ascending; a slot is an operand, and checkpoints with the very same
+            bytes share one.
+        slots: checkpoint -> its place in `operands`.
+        pairs: (S, 2) the pairs of places in `operands`.
+        place: (Q,) for each pair of checkpoints the pair that has its sums.
     """
 
+    operands: tuple[int, ...]
+    slots: dict[int, int]
     pairs: NDArray[np.int64]
     place: NDArray[np.int64]
-    members: list[tuple[int, Joined, dict[int, int]]]
 
 
-def _compute(ledger: JointLedger, tensors: range, places: Places, progress: Progress | None, **options: Any) -> Block:
+@dataclass(frozen=True, eq=False)
+class _Group:
+    """Tensors whose operands form the same pairs, in the same parts.
+
+    Attributes:
+        parts: P of them.
+        members: of each tensor the numbers of its parts, and its slots joined.
+    """
+
+    parts: list[_Part]
+    members: list[tuple[list[int], Joined]]
+
+
+def _compute(
+    ledger: JointLedger, numbers: Sequence[int], places: Places, progress: Progress | None, **options: Any
+) -> _Found:
     count = len(ledger.checkpoints)
     ends = pairs_of(count)
-    selfs = np.full((len(tensors), count, len(SELF_SUMS)), np.nan)
-    sums = np.full((len(tensors), len(ends), len(PAIR_SUMS)), np.nan)
+    selfs = np.full((len(numbers), count, len(SELF_SUMS)), np.nan)
+    sums = np.full((len(numbers), len(ends), len(PAIR_SUMS)), np.nan)
     homes = np.full(selfs.shape[:2], -1)
+    row = {k: at for at, k in enumerate(numbers)}
+    total = _nbytes(ledger, numbers)
     planned = read = done = 0
     seconds = 0.0
-    total = sum(_nbytes(ledger.tensors[k]) for k in tensors)
-    for tile in _tiles(ledger, tensors, places, ends):
-        joined = [tensor for _, tensor, _ in tile.members]
+    for group in _groups(ledger, numbers, places, ends):
+        ways = []
+        for p, part in enumerate(group.parts):
+            elements = np.array([ledger.tensors[ks[p]].elements for ks, _ in group.members], np.int64)
+            ways.append(Way(part.operands, part.pairs, elements))
         report = _continued(progress, done, total)
-        found = execute(joined, len(joined[0].operands), tile.pairs.tolist(), progress=report, **options)
-        for place, (k, _, slots) in enumerate(tile.members):
-            selfs[k - tensors.start, list(slots)] = found.selfs[place, list(slots.values())]
-            first = {slot: number for number, slot in reversed(slots.items())}
-            homes[k - tensors.start, list(slots)] = [first[slot] for slot in slots.values()]
-            sums[k - tensors.start, ledger.tensors[k].pairs] = found.pairs[place, tile.place]
-        read, seconds = read + found.bytes_read, seconds + found.seconds
-        planned += sum(tensor.nbytes for tensor in joined)
-        done += sum(_nbytes(ledger.tensors[k]) for k, _, _ in tile.members)
-    assert read == planned, "bytes are counted where they are read, and must agree with what was planned"
-    return Block(tensors, selfs, sums, homes, read, total - read, seconds)
+        found = execute_ways([tensor for _, tensor in group.members], ways, progress=report, **options)
+        for p, part in enumerate(group.parts):
+            mine, slots = list(part.slots), list(part.slots.values())
+            first = {slot: number for number, slot in reversed(part.slots.items())}
+            for place, (ks, _) in enumerate(group.members):
+                k = ks[p]
+                selfs[row[k], mine] = found[p].selfs[place, slots]
+                homes[row[k], mine] = [first[slot] for slot in slots]
+                sums[row[k], ledger.tensors[k].pairs] = found[p].pairs[place, part.place]
+        planned += _planned(ledger, group)
+        read += sum(each.bytes_read for each in found)
+        seconds += sum(each.seconds for each in found)
+        done += _nbytes(ledger, [k for ks, _ in group.members for k in ks])
+    assert read >= planned, "bytes are counted where they are read, and cover what was planned"
+    return _Found(selfs, sums, homes, read, total - planned, seconds)
 
 
-def _tiles(ledger: JointLedger, tensors: range, places: Places, ends: NDArray[np.int64]) -> Iterator[_Tile]:
-    found: dict[tuple[int, tuple[int, ...]], _Tile] = {}
-    for k in tensors:
-        tensor = ledger.tensors[k]
+def _planned(ledger: JointLedger, group: _Group) -> int:
+    """The bytes of all slots of a group, those that several parts have in common once."""
+    total = 0
+    for ks, joined in group.members:
+        longest = [0] * len(joined.operands)
+        for k, part in zip(ks, group.parts, strict=True):
+            for slot in part.operands:
+                longest[slot] = max(longest[slot], ledger.tensors[k].elements)
+        total += sum(n * DECODERS[ref.dtype].itemsize for n, ref in zip(longest, joined.operands, strict=True))
+    return total
+
+
+def _groups(ledger: JointLedger, numbers: Iterable[int], places: Places, ends: NDArray[np.int64]) -> Iterator[_Group]:
+    found: dict[tuple[Any, ...], _Group] = {}
+    for ks in _wholes(ledger, numbers):
+        tensors = [ledger.tensors[k] for k in ks]
         slots: dict[int, int] = {}
         operands: list[TensorRef] = []
         by_place: dict[tuple[Any, ...], int] = {}
-        for number, ref in tensor.refs.items():
-            slot = by_place.setdefault(places.of(ref), len(operands))
-            if slot == len(operands):
-                operands.append(ref)
-            slots[number] = slot
+        for tensor in tensors:
+            for number, ref in tensor.refs.items():
+                slot = by_place.setdefault(places.of(ref), len(operands))
+                if slot == len(operands):
+                    operands.append(ref)
+                slots[number] = slot
         # One array of pairs is shared by all tensors of one pattern, so it is told by what it is, not by what it holds.
-        key = (id(tensor.pairs), tuple(slots.values()))
+        key = (*(id(tensor.pairs) for tensor in tensors), *slots.values())
         if key not in found:
-            slot_of = np.full(len(ledger.checkpoints), -1)
-            slot_of[list(slots)] = list(slots.values())
-            pairs, place = np.unique(np.sort(slot_of[ends[tensor.pairs]], axis=1), axis=0, return_inverse=True)
-            found[key] = _Tile(pairs, place.reshape(-1), [])
-        found[key].members.append((k, Joined(k, tuple(operands), tensor.elements), slots))
+            found[key] = _Group([_part(tensor, slots, ends) for tensor in tensors], [])
+        most = max(tensor.elements for tensor in tensors)
+        found[key].members.append((ks, Joined(ks[0], tuple(operands), most)))
     yield from found.values()
+
+
+def _part(tensor: JointTensor, slots: dict[int, int], ends: NDArray[np.int64]) -> _Part:
+    numbers = list(tensor.refs)
+    operands, local = np.unique([slots[number] for number in numbers], return_inverse=True)
+    place_of = np.full(int(ends.max()) + 1, -1)
+    place_of[numbers] = local
+    pairs, place = np.unique(np.sort(place_of[ends[tensor.pairs]], axis=1), axis=0, return_inverse=True)
+    return _Part(tuple(operands.tolist()), dict(zip(numbers, local.tolist(), strict=True)), pairs, place.reshape(-1))

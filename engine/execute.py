@@ -157,6 +157,7 @@ def execute_ways(
         else:
             found += [(part.rows, _on_cpu(part, ways, files, wanted, threads, report)) for part in parts]
         files.check_unchanged()
+    assert report.done == report.total, "bytes are counted where they are read, and must agree with what was planned"
     counted: tuple[int, float, int, float] = (report.done, time.perf_counter() - started, copied, started - began)
     out = []
     for number, way in enumerate(ways):
@@ -184,13 +185,14 @@ def _one_after_the_other(
                 for k in rows.tolist()
             ]
         )
-    total = sum(tensor.nbytes for tensors in alone for tensor in tensors)
+    total = max(sum(tensor.nbytes for tensors in alone for tensor in tensors), 1)
+    shown = sum(_nbytes(batch, ways) for batch in parts)  # what progress is told of: each byte once
     before, out = 0, []
     for way, tensors in zip(ways, alone, strict=True):
 
         def report(done: int, _: int, before: int = before) -> None:
             if progress is not None:
-                progress(before + done, total)
+                progress(shown * (before + done) // total, shown)
 
         out.append(execute(tensors, len(way.operands), way.pairs.tolist(), progress=report, **options))
         before += out[-1].bytes_read

@@ -157,7 +157,7 @@ class Together:
         return pieces, task[of, 0], np.r_[np.flatnonzero(np.diff(run, prepend=-1)), len(pieces)]
 
     def finish(self, resolve: Resolve, threads: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        """The sums of every way, certified as by `cpu.Tile.finish`; `resolve` gives addresses of all joined operands."""
+        """The sums of every way, as `cpu.Tile.finish`; `resolve` gives the addresses of all joined operands."""
         return [
             tile.finish(lambda tensors, columns=columns: resolve(tensors)[:, columns], threads)  # type: ignore[misc]
             for tile, columns in zip(self._tiles, self._columns, strict=True)

@@ -1,0 +1,141 @@
+"""Each byte is read once, also where pairs differ in length or in working type, and bits stay those of `compare`."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import weighbridge
+from weighbridge.engine import all_pairs, together
+from weighbridge.engine.all_pairs import gather
+from weighbridge.engine.joint import join
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float32, torch.float64, torch.bfloat16)
+ROWS = (9000, 17000, 25000, 25000, 9000, 17000)  # of 8: they end in the second, third and fourth chunk
+PLAIN = (torch.float32,) * 6
+EQUAL = (17000,) * 6
+
+
+def write(folder, dtypes, rows):
+    """Six checkpoints all of whose bytes some pair compares."""
+    generator = torch.Generator().manual_seed(0)
+    paths = []
+    for number, (dtype, length) in enumerate(zip(dtypes, rows, strict=True)):
+        shapes = {"embeddings.word_embeddings.weight": (length, 8), "layer.0.dense.weight": (70, 1000), "x.bias": (11,)}
+        state = {name: torch.randn(shape, generator=generator).to(dtype) for name, shape in shapes.items()}
+        whole = torch.int64 if dtype == torch.float64 else torch.int16
+        state["steps"] = torch.randint(-900, 900, (3000,), generator=generator).to(whole)
+        paths.append(folder / f"{number}.safetensors")
+        save_file(state, paths[-1])
+    return paths
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(DTYPES, EQUAL), (PLAIN, ROWS), (DTYPES, ROWS)],
+    ids=["dtypes", "lengths", "both"],
+)
+def family(request, tmp_path_factory):
+    """The ledger of six checkpoints, and what `compare` says of each pair."""
+    paths = write(tmp_path_factory.mktemp("family"), *request.param)
+    ledger = join([weighbridge.open_checkpoint(path) for path in paths])
+    opened = ledger.checkpoints
+    pairs = all_pairs.pairs_of(len(opened)).tolist()
+    return ledger, [weighbridge.compare(opened[i], opened[j]) for i, j in pairs]
+
+
+def as_compare(found, comparisons):
+    """How many entries there are; raises where one is not what `compare` says, to the last bit."""
+    checked = 0
+    for p, (comparison, (i, j)) in enumerate(zip(comparisons, found.pairs.tolist(), strict=True)):
+        rows = {row.other.name: number for number, row in enumerate(comparison.ledger.matched)}
+        for k in np.flatnonzero(found.compared[:, p]).tolist():
+            row = rows[found.tensors[k].refs[j].name]
+            assert found.sums[k, p].tobytes() == comparison.pair[row].tobytes(), (i, j, found.tensors[k].name)
+            assert found.selfs[k, j].tobytes() == comparison.other_self[row].tobytes()
+            assert found.selfs[k, i].tobytes() == comparison.base_self[row].tobytes()
+            checked += 1
+    return checked
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("io", ["map", "pread"])
+def test_each_byte_is_read_once_and_bits_are_those_of_compare(family, io, threads, monkeypatch):
+    ledger, comparisons = family
+    asked = []
+
+    def preadv(descriptor, buffers, *place):
+        asked.append(real(descriptor, buffers, *place))
+        return asked[-1]
+
+    real = os.preadv
+    monkeypatch.setattr(os, "preadv", preadv)
+    found = gather(ledger, io=io, threads=threads)
+    nbytes = sum(checkpoint.nbytes for checkpoint in ledger.checkpoints)
+    assert (found.bytes_read, found.same_bytes) == (nbytes, 0)
+    assert sum(asked) == (nbytes if io == "pread" else 0), "what the system was asked for"
+    assert as_compare(found, comparisons) == 4 * 15
+
+
+@pytest.mark.parametrize("block", [1, 2_000_000])
+def test_blocks_and_pieces_that_end_anywhere_change_nothing(family, block, monkeypatch):
+    """Parts of one tensor in several blocks are still computed from one reading; pieces may be a block of elements."""
+    ledger, comparisons = family
+    monkeypatch.setattr(all_pairs, "BLOCK_BYTES", block)
+    monkeypatch.setattr(together, "PIECE_BYTES", 1)
+    assert len(all_pairs.blocks(ledger)) > 1
+    seen = []
+    found = gather(ledger, io="pread", threads=2, progress=lambda done, total: seen.append((done, total)))
+    nbytes = sum(checkpoint.nbytes for checkpoint in ledger.checkpoints)
+    assert found.bytes_read == nbytes and seen[-1] == (nbytes, nbytes)
+    assert as_compare(found, comparisons) == 4 * 15
+
+
+def test_a_matrix_that_lost_blocks_gets_them_back(family, tmp_path, monkeypatch):
+    ledger, _ = family
+    monkeypatch.setattr(all_pairs, "BLOCK_BYTES", 1)  # one part each
+    sources = [checkpoint.path for checkpoint in ledger.checkpoints]
+    whole = weighbridge.matrix(sources, out=tmp_path)
+    names = sorted((tmp_path / "blocks").iterdir())
+    assert len(names) == len(ledger.tensors) > 4
+    before = [name.read_bytes() for name in names]
+    for name in names[1::2]:
+        name.unlink()
+    again = weighbridge.matrix(sources, out=tmp_path)
+    assert 0 < again.sums.bytes_read <= whole.sums.bytes_read
+    assert [name.read_bytes() for name in names] == before
+    assert again.sums.sums.tobytes() == whole.sums.sums.tobytes()
+
+
+def test_links_are_read_once_for_all_ways(tmp_path):
+    paths = write(tmp_path, DTYPES, ROWS)
+    os.link(paths[2], tmp_path / "link.safetensors")
+    opened = [weighbridge.open_checkpoint(path) for path in (*paths, tmp_path / "link.safetensors")]
+    found = gather(join(opened), io="pread")
+    assert found.bytes_read == sum(checkpoint.nbytes for checkpoint in opened[:-1])
+    assert found.same_bytes == opened[-1].nbytes
+    for k, tensor in enumerate(found.tensors):
+        homes = {n: found.homes[k, n] for n in tensor.refs}
+        assert all(home == (2 if n == 6 and 2 in homes else n) for n, home in homes.items())
+
+
+def test_what_no_pair_compares_is_not_read(tmp_path):
+    """The longest embedding alone: its last rows have no counterpart."""
+    rows = (9000, 17000, 9000, 17000, 17000, 25000)
+    opened = [weighbridge.open_checkpoint(path) for path in write(tmp_path, DTYPES, rows)]
+    found = gather(join(opened))
+    assert found.bytes_read == sum(checkpoint.nbytes for checkpoint in opened) - 8000 * 8 * 2
+
+
+def test_devices_read_each_way_anew(family):
+    """Other devices take one way after the other: the same pairs, right to their own last digits."""
+    ledger, comparisons = family
+    found = gather(ledger, device="portable:cpu", threads=2)
+    assert found.bytes_read > sum(checkpoint.nbytes for checkpoint in ledger.checkpoints)
+    for p, comparison in enumerate(comparisons):
+        rows = {row.other.name: number for number, row in enumerate(comparison.ledger.matched)}
+        for k in np.flatnonzero(found.compared[:, p]).tolist():
+            row = rows[found.tensors[k].name]
+            np.testing.assert_allclose(found.sums[k, p], comparison.pair[row], rtol=1e-11)
