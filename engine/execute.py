@@ -232,8 +232,8 @@ def _on_cpu(
     tiles = Together(batch, ways, wanted)
     staging = Staging(files, batch.placed, tiles.sizes, tiles.itemsizes)
 
-    def run(task: np.ndarray, rows: np.ndarray, addresses: list[np.ndarray]) -> int:
-        done = tiles.run(task, rows, addresses)
+    def run(items: np.ndarray, addresses: list[np.ndarray]) -> int:
+        done = tiles.run(items, addresses)
         files.check_mapped()  # 16 MB at a time: what follows a page that is missing is not worth computing
         return done
 
@@ -245,10 +245,10 @@ def _on_cpu(
 
     def read_and_run(task: np.ndarray) -> int:
         if not staging.needed:
-            return run(task, task[:, 0], mapped)
+            return run(task, mapped)
         items, addresses = staging.read(task)
         with computing:
-            return run(task, items[:, 0], tiles.spread(addresses))
+            return run(items, tiles.spread(addresses))
 
     for part in tiles.parts(threads):
         cpu.run_tasks(tiles.tasks(threads, part), read_and_run, workers, report.add)

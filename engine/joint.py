@@ -34,7 +34,8 @@ class JointTensor:
     """One tensor in those checkpoints of the family that have it.
 
     A pair's sums depend on how many elements take part and on whether one of the two needs float64. Where that is not
-    the same for all pairs (embeddings of different length, mixed dtypes), a tensor is several of these under one name.
+    the same for all pairs (embeddings of different length, mixed dtypes), a tensor is several of these under one name,
+    which follow each other and are computed from one reading of its bytes.
 
     Attributes:
         name: what the tensor is called in the first checkpoint that has it, the base before all others.

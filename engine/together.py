@@ -109,21 +109,19 @@ class Together:
             return [addresses]
         return [np.ascontiguousarray(addresses[:, columns]) for columns in self._columns]
 
-    def run(self, task: np.ndarray, rows: np.ndarray, addresses: Sequence[np.ndarray]) -> int:
+    def run(self, task: np.ndarray, addresses: Sequence[np.ndarray]) -> int:
         """Fill the slots of all tiles for some items; the interpreter lock is not held while one of them is run.
 
         Args:
-            task: rows of one part of `items`.
-            rows: (len(task),) the row of `addresses` in which the tensor of each item stands.
+            task: rows of one part of `items`, their tensors numbered as the rows of `addresses`.
             addresses: what `spread` made of those of the joined operands.
         Returns:
             The bytes that were read, those that several tiles have in common once.
         """
         if len(self._tiles) == 1:
-            items = task.copy()
-            items[:, 0] = rows
-            return self._tiles[0].run(items, addresses[0])
-        pieces, tensors, ends = self._pieces(task, rows)
+            return self._tiles[0].run(task, addresses[0])
+        pieces, ends = self._pieces(task)
+        tensors = self.items[pieces[:, 3], 0]
         runs = []
         for tile, first in zip(self._tiles, self._first, strict=True):
             items = pieces.copy()
@@ -135,26 +133,25 @@ class Together:
             for (tile, items, at), where in zip(runs, addresses, strict=True):
                 if at[begin] < at[begin + 1]:
                     tile.run(items[at[begin] : at[begin + 1]], where)
-        left = self._lengths[task[:, 0]] - task[:, 1, None]
+        left = self._lengths[self.items[task[:, 3], 0]] - task[:, 1, None]
         return int((np.clip(left, 0, task[:, 2, None]) * self.itemsizes).sum())
 
-    def _pieces(self, task: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _pieces(self, task: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Items cut at blocks into pieces of at most `PIECE_BYTES`, or of one block.
 
         Returns:
-            The pieces as items, their tensors as rows of addresses; their tensors; and where each run of pieces of
-            about `PIECE_BYTES` together begins, with their number as the last.
+            The pieces as items, and where each run of pieces of about `PIECE_BYTES` together begins, with their number
+            as the last.
         """
         step = min(max(PIECE_BYTES // self._width // BLOCK, 1) * BLOCK, CHUNK)
         counts = -(-task[:, 2] // step)
         of = np.repeat(np.arange(len(task)), counts)
         skipped = (np.arange(len(of)) - (np.cumsum(counts) - counts)[of]) * step
         pieces = task[of]
-        pieces[:, 0] = rows[of]
         pieces[:, 1] += skipped
         pieces[:, 2] = np.minimum(pieces[:, 2] - skipped, step)
         run = (np.cumsum(pieces[:, 2]) - 1) // step
-        return pieces, task[of, 0], np.r_[np.flatnonzero(np.diff(run, prepend=-1)), len(pieces)]
+        return pieces, np.r_[np.flatnonzero(np.diff(run, prepend=-1)), len(pieces)]
 
     def finish(self, resolve: Resolve, threads: int) -> list[tuple[np.ndarray, np.ndarray]]:
         """The sums of every way, as `cpu.Tile.finish`; `resolve` gives the addresses of all joined operands."""
