@@ -168,18 +168,14 @@ def gather(
     places = Places(ledger.checkpoints)
     total = _nbytes(ledger, range(len(ledger.tensors)))
     done, read, same, seconds = 0, 0, 0, 0.0
-    ahead: dict[int, tuple[NDArray[Any], ...]] = {}  # parts that lie in a later block than the first of their tensor
+    ahead: _Ahead = {}
     for tensors in parts:
         block = kept.load(tensors)
         numbers = _with_all_parts(ledger, [k for k in tensors if k not in ahead])
         if block is None:
             here = _continued(progress, done, total)
-            found = _compute(ledger, numbers, places, here, wanted=wanted, threads=threads, io=io, say=say, **device)
-            ahead |= {k: (found.selfs[at], found.sums[at], found.homes[at]) for at, k in enumerate(numbers)}
-            rows = [ahead[k] for k in tensors]
-            block = Block(
-                tensors, *map(np.stack, zip(*rows, strict=True)), found.bytes_read, found.same_bytes, found.seconds
-            )
+            options = {"wanted": wanted, "threads": threads, "io": io, "say": say, **device}
+            block = _compute(ledger, tensors, numbers, ahead, places, here, **options)
             kept.save(block)
             read, same, seconds = read + block.bytes_read, same + block.same_bytes, seconds + block.seconds
         selfs[tensors.start : tensors.stop] = block.selfs
@@ -227,19 +223,8 @@ def held(shape: tuple[int, ...]) -> NDArray[np.float64]:
 
 
 def _continued(progress: Progress | None, before: int, total: int) -> Progress | None:
-    return None if progress is None else lambda done, _: progress(before + done, total)
-
-
-@dataclass(frozen=True, eq=False)
-class _Found:
-    """The raw sums of T tensors, as in `Block`."""
-
-    selfs: NDArray[np.float64]
-    sums: NDArray[np.float64]
-    homes: NDArray[np.int64]
-    bytes_read: int
-    same_bytes: int
-    seconds: float
+    """Progress of a part as that of the whole; what a run that was stopped left half done is counted no further."""
+    return None if progress is None else lambda done, _: progress(min(before + done, total), total)
 
 
 @dataclass(frozen=True, eq=False)
@@ -273,15 +258,40 @@ class _Group:
     members: list[tuple[list[int], Joined]]
 
 
+_Rows = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]  # of one part: its selfs, sums and homes
+
+_Ahead = dict[int, _Rows]
+"""The parts that lie in a later block than the first part of their tensor, with which they were computed."""
+
+
 def _compute(
-    ledger: JointLedger, numbers: Sequence[int], places: Places, progress: Progress | None, **options: Any
-) -> _Found:
+    ledger: JointLedger,
+    tensors: range,
+    numbers: Sequence[int],
+    ahead: _Ahead,
+    places: Places,
+    progress: Progress | None,
+    **options: Any,
+) -> Block:
+    """The block of some tensors.
+
+    Args:
+        tensors: their numbers.
+        numbers: those that are to be computed; some may lie behind the block, and come to `ahead`.
+        ahead: has the others.
+    """
     count = len(ledger.checkpoints)
     ends = pairs_of(count)
-    selfs = np.full((len(numbers), count, len(SELF_SUMS)), np.nan)
-    sums = np.full((len(numbers), len(ends), len(PAIR_SUMS)), np.nan)
-    homes = np.full(selfs.shape[:2], -1)
-    row = {k: at for at, k in enumerate(numbers)}
+    block = _empty(len(tensors), count)
+    rows: _Ahead = {k: (block[0][at], block[1][at], block[2][at]) for at, k in enumerate(tensors)}
+    for k in numbers:
+        if k not in rows:
+            one = _empty(1, count)
+            rows[k] = ahead[k] = one[0][0], one[1][0], one[2][0]
+    for k in tensors:
+        if k in ahead:
+            for mine, there in zip(rows[k], ahead[k], strict=True):
+                mine[:] = there
     total = _nbytes(ledger, numbers)
     planned = read = done = 0
     seconds = 0.0
@@ -297,15 +307,21 @@ def _compute(
             first = {slot: number for number, slot in reversed(part.slots.items())}
             for place, (ks, _) in enumerate(group.members):
                 k = ks[p]
-                selfs[row[k], mine] = found[p].selfs[place, slots]
-                homes[row[k], mine] = [first[slot] for slot in slots]
-                sums[row[k], ledger.tensors[k].pairs] = found[p].pairs[place, part.place]
+                selfs, sums, homes = rows[k]
+                selfs[mine] = found[p].selfs[place, slots]
+                sums[ledger.tensors[k].pairs] = found[p].pairs[place, part.place]
+                homes[mine] = [first[slot] for slot in slots]
         planned += _planned(ledger, group)
         read += sum(each.bytes_read for each in found)
         seconds += sum(each.seconds for each in found)
         done += _nbytes(ledger, [k for ks, _ in group.members for k in ks])
     assert read >= planned, "bytes are counted where they are read, and cover what was planned"
-    return _Found(selfs, sums, homes, read, total - planned, seconds)
+    return Block(tensors, *block, read, total - planned, seconds)
+
+
+def _empty(tensors: int, count: int) -> _Rows:
+    selfs = np.full((tensors, count, len(SELF_SUMS)), np.nan)
+    return selfs, np.full((tensors, len(pairs_of(count)), len(PAIR_SUMS)), np.nan), np.full(selfs.shape[:2], -1)
 
 
 def _planned(ledger: JointLedger, group: _Group) -> int:

@@ -167,6 +167,8 @@ def execute_ways(
 
 
 def _nbytes(batch: Batch, ways: Sequence[Way]) -> int:
+    if len(ways) == 1:
+        return int(ways[0].of(batch).sum()) * sum(DECODERS[dtype].itemsize for dtype in batch.dtypes)
     return int((lengths(batch, ways).sum(axis=0) * [DECODERS[dtype].itemsize for dtype in batch.dtypes]).sum())
 
 

@@ -55,7 +55,10 @@ class Way:
 
 def lengths(batch: Batch, ways: Sequence[Way]) -> NDArray[np.int64]:
     """(K, N) how many leading elements of each joined operand take part in the longest of its ways."""
-    out = np.zeros((len(batch.members), len(batch.dtypes)), np.int64)
+    shape = len(batch.members), len(batch.dtypes)
+    if len(ways) == 1:
+        return np.broadcast_to(ways[0].of(batch)[:, None], shape)
+    out = np.zeros(shape, np.int64)
     for way in ways:
         columns = list(way.operands)
         out[:, columns] = np.maximum(out[:, columns], way.of(batch)[:, None])
@@ -83,6 +86,9 @@ class Together:
         self._lengths = lengths(batch, ways)
         self.sizes = self._lengths * self.itemsizes
         self._width = int(self.itemsizes.sum())
+        if len(ways) == 1:
+            self.items = self._tiles[0].items
+            return
         self.items = cpu.chunk_items(self._lengths.max(axis=1, initial=0))
         # Of each tile: the first of its items of every tensor, and how many of its items come before one of ours.
         self._first = [np.searchsorted(tile.items[:, 0], np.arange(len(batch.members))) for tile in self._tiles]
@@ -91,6 +97,9 @@ class Together:
 
     def parts(self, threads: int, slot_bytes: int = cpu.SLOT_BYTES) -> Iterator[np.ndarray]:
         """The items in parts whose slots take about `slot_bytes` in all tiles together, as `cpu.Tile.parts`."""
+        if len(self._tiles) == 1:
+            yield from self._tiles[0].parts(threads, slot_bytes)
+            return
         most = max(slot_bytes // sum(tile.chunk_slot_bytes for tile in self._tiles), 2 * threads)
         for first in range(0, len(self.items), most):
             part = self.items[first : first + most]
