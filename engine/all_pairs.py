@@ -46,10 +46,10 @@ class AllPairs:
             have the same sums.
         homes: (K, N) int64, the first checkpoint in which the tensor is the very same run of bytes of one file: for
             most their own number, -1 where the tensor is missing.
-        bytes_read: the bytes of all operands, counted as they were handed to the kernel for the first time: on the
-            processor once for all pairs, on other devices once for each part of a tensor (see `JointTensor`).
-        same_bytes: the bytes of tensors that were recognised as the very same run of bytes of a file. On the processor
-            both together are the bytes of all tensors that are shared, as far as any pair compares them.
+        bytes_read: the bytes of all operands that any pair compares, counted as they were handed to the kernels for the
+            first time: once for all parts of a tensor (see `JointTensor`). Tensors whose sums are in doubt are read
+            again, and not counted again.
+        same_bytes: the bytes of tensors that were recognised as the very same run of bytes of a file.
         seconds: how long that took.
         wanted: which sums were asked for; all others are NaN, but for maxima in tensors that are computed in float64.
     """
@@ -310,12 +310,12 @@ def _compute(
                 selfs, sums, homes = rows[k]
                 selfs[mine] = found[p].selfs[place, slots]
                 sums[ledger.tensors[k].pairs] = found[p].pairs[place, part.place]
-                homes[mine] = [first[slot] for slot in slots]
+                homes[mine] = np.array([first[slot] for slot in slots], np.int64)
         planned += _planned(ledger, group)
         read += sum(each.bytes_read for each in found)
         seconds += sum(each.seconds for each in found)
         done += _nbytes(ledger, [k for ks, _ in group.members for k in ks])
-    assert read >= planned, "bytes are counted where they are read, and cover what was planned"
+    assert read == planned, "bytes are counted where they are read, and must agree with what was planned"
     return Block(tensors, *block, read, total - planned, seconds)
 
 

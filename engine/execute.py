@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from ..kernels import cpu
 from ..kernels.decoders import DECODERS
 from ..kernels.sums import PAIR_SUMS, SELF_SUMS
 from ..kernels.wanted import Wanted
+from . import together
 from .devices import as_bytes, choose
 from .errors import ReadError
 from .loading import Say, load_gpu_kernels, load_kernels
@@ -38,7 +39,7 @@ class Sums:
         selfs: (K, N, 6) float64 in the order of `kernels.sums.SELF_SUMS`.
         pairs: (K, P, 5) float64 in the order of `kernels.sums.PAIR_SUMS`.
         bytes_read: bytes of all operands, counted as they were handed to the kernel for the first time: what is
-            compared in several ways on the processor is read once and counted once.
+            compared in several ways is read once and counted once.
         seconds: wall time from the first mapping to the last sum.
         bytes_copied: what was sent to devices with a memory of their own, padding included.
         compile_seconds: wall time before that until the kernels were there, compiled where this machine had not yet.
@@ -115,9 +116,7 @@ def execute_ways(
     progress: Progress | None = None,
     say: Say | None = None,
 ) -> list[Sums]:
-    """The sums of tensors that are compared in several ways, on the processor each byte read once for all of them.
-
-    On other devices one way is computed after the other, and what several have in common is read for each.
+    """The sums of tensors that are compared in several ways, each byte read once for all of them.
 
     Args:
         joined: K tensors with all their operands, as long as the longest way, or batches of them.
@@ -132,10 +131,6 @@ def execute_ways(
     parts += batches([each for each in joined if isinstance(each, Joined)])
     memory = as_bytes(device_memory)
     chosen = choose(device, parts, sum(len(way.pairs) for way in ways), threads, say)
-    if chosen and len(ways) > 1:
-        return _one_after_the_other(
-            parts, ways, progress, wanted=wanted, threads=threads, io=io, device=device, device_memory=memory, say=say
-        )
     began = time.perf_counter()
     for way in ways:
         dtypes = {way.dtypes(batch) for batch in parts}
@@ -151,8 +146,8 @@ def execute_ways(
         if chosen:
             from .pipeline import Limits, Pipeline
 
-            line = Pipeline(chosen, ways[0].pairs, threads, Limits(memory), files, report.add, wanted)
-            found += [(part.rows, [sums]) for part, sums in line.run(parts)]
+            line = Pipeline(chosen, ways, threads, Limits(memory), files, report.add, wanted)
+            found += [(part.rows, sums) for part, sums in line.run(parts)]
             copied = line.bytes_copied
         else:
             found += [(part.rows, _on_cpu(part, ways, files, wanted, threads, report)) for part in parts]
@@ -170,35 +165,6 @@ def _nbytes(batch: Batch, ways: Sequence[Way]) -> int:
     if len(ways) == 1:
         return int(ways[0].of(batch).sum()) * sum(DECODERS[dtype].itemsize for dtype in batch.dtypes)
     return int((lengths(batch, ways).sum(axis=0) * [DECODERS[dtype].itemsize for dtype in batch.dtypes]).sum())
-
-
-def _one_after_the_other(
-    parts: Sequence[Batch], ways: Sequence[Way], progress: Progress | None, **options: Any
-) -> list[Sums]:
-    """The sums of every way, each computed as if there were no other."""
-    rows = np.argsort(np.concatenate([batch.rows for batch in parts]))
-    members = [member for batch in parts for member in batch.members]
-    alone: list[list[Joined]] = []
-    for way in ways:
-        elements = np.concatenate([way.of(batch) for batch in parts])
-        alone.append(
-            [
-                Joined(members[k].index, tuple(members[k].operands[n] for n in way.operands), int(elements[k]))
-                for k in rows.tolist()
-            ]
-        )
-    total = max(sum(tensor.nbytes for tensors in alone for tensor in tensors), 1)
-    shown = sum(_nbytes(batch, ways) for batch in parts)  # what progress is told of: each byte once
-    before, out = 0, []
-    for way, tensors in zip(ways, alone, strict=True):
-
-        def report(done: int, _: int, before: int = before) -> None:
-            if progress is not None:
-                progress(shown * (before + done) // total, shown)
-
-        out.append(execute(tensors, len(way.operands), way.pairs.tolist(), progress=report, **options))
-        before += out[-1].bytes_read
-    return out
 
 
 def _in_order(
@@ -231,7 +197,7 @@ def _as_read_error() -> Iterator[None]:
 def _on_cpu(
     batch: Batch, ways: Sequence[Way], files: Files, wanted: Wanted, threads: int, report: _Throttle
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    tiles = Together(batch, ways, wanted)
+    tiles = Together(batch, ways, partial(cpu.Tile, wanted=wanted), together.PIECE_BYTES)
     staging = Staging(files, batch.placed, tiles.sizes, tiles.itemsizes)
 
     def run(items: np.ndarray, addresses: list[np.ndarray]) -> int:

@@ -36,6 +36,7 @@ from .plan import Batch
 from .reading import Files
 from .ring import Limits, Ring
 from .shares import Share, Sums
+from .together import Together, Way
 from .transport import Slot, free_bytes, transport
 
 __all__ = ["Job", "Lane", "Take", "Tell"]
@@ -55,7 +56,7 @@ class Job:
     """What all devices of a run have in common.
 
     Attributes:
-        pairs: (P, 2) int64.
+        ways: in which tensors are compared.
         wanted: the sums to take.
         threads: for all devices together.
         readers: threads that read for one device.
@@ -65,7 +66,7 @@ class Job:
         stopping: set where a device has failed, or the run was interrupted.
     """
 
-    pairs: np.ndarray
+    ways: Sequence[Way]
     wanted: Wanted
     threads: int
     readers: int
@@ -207,7 +208,7 @@ class Lane:
             if len(self._line) > 1 or not present.begun or present.unread > len(self._ring):
                 return
         if not self._waiting and (share := take(bool(self._line))) is not None:
-            columns = len(share.batch.dtypes) + len(self._job.pairs)
+            columns = sum(len(way.operands) + len(way.pairs) for way in self._job.ways)
             chunks = max(self._budget // 4 // (columns * _STRIPS * SELF_SLOTS * 8), 1)
             self._waiting.extend(share.cut(chunks))
         if self._waiting:
@@ -236,7 +237,8 @@ class Lane:
                 self._transport.send(slot, packed.nbytes)
                 self.bytes_copied += packed.nbytes
                 with self._transport.computing():
-                    taken = run.tile.run(packed.items, packed.places + slot.arena.data_ptr(), slot.arena)
+                    addresses = run.tile.spread(packed.places + slot.arena.data_ptr())
+                    taken = run.tile.run(packed.items, addresses, slot.arena)
             except RuntimeError as error:
                 run.end(error)
             with suppress(RuntimeError):  # of a device that has failed, which was told
@@ -326,17 +328,13 @@ class Lane:
         """A tile, where its bytes come from, and tasks for the readers, behind those of the share before."""
         job, batch = self._job, run.share.batch
         with self._transport.computing():
-            run.tile = self.device.kernels.Tile(
-                batch.dtypes,
-                batch.elements,
-                job.pairs,
-                self.device.name,
-                wanted=job.wanted,
-                float64=self.device.float64,
+            make = partial(
+                self.device.kernels.Tile, device=self.device.name, wanted=job.wanted, float64=self.device.float64
             )
+            run.tile = Together(batch, job.ways, make)
         itemsizes = run.tile.itemsizes
         with job.opening:
-            run.packing = Packing(job.files, batch.placed, batch.elements[:, None] * itemsizes, itemsizes)
+            run.packing = Packing(job.files, batch.placed, run.tile.sizes, itemsizes)
         tasks = _cut(run.share.items(run.tile.items), itemsizes, self._buffer_bytes)
         if not len(self._ring):
             self._make_ring()
@@ -347,15 +345,12 @@ class Lane:
             self._submit(self._readers, self._fill, self._launch, run, run.packing, task)
 
     def _sums(self, run: _Run) -> Sums | None:
-        job, batch, itemsizes = self._job, run.share.batch, run.tile.itemsizes
+        job, batch, sizes = self._job, run.share.batch, run.tile.sizes
 
         def resolve(tensors: np.ndarray) -> np.ndarray:
             with job.opening:
                 rows = [
-                    [
-                        job.files.address(column[k], int(batch.elements[k] * itemsizes[n]))
-                        for n, column in enumerate(batch.placed.columns)
-                    ]
+                    [job.files.address(column[k], int(sizes[k, n])) for n, column in enumerate(batch.placed.columns)]
                     for k in tensors
                 ]
             return np.array(rows, np.int64)

@@ -74,10 +74,7 @@ class Matrix:
 
     @property
     def bytes_read(self) -> int:
-        """The bytes that were read: those of every file once, and of tensors whose task vectors asked for it again.
-
-        On other devices than the processor also those of tensors that are computed in several ways, see `AllPairs`.
-        """
+        """The bytes that were read: those of every file once, and of tensors whose task vectors asked for it again."""
         return self.sums.bytes_read + (self.tasks.bytes_read if self.tasks else 0)
 
     @property

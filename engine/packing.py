@@ -69,7 +69,7 @@ class Packing(Staging):
         self._first = _first_of_equals(self._file, self._base, np.broadcast_to(itemsizes, sizes.shape))
 
     def fill(self, items: np.ndarray, target: np.ndarray) -> Packed:
-        """Put the elements of some items into a buffer.
+        """Put the elements of some items into a buffer, of each operand what there is of it.
 
         Args:
             items: consecutive rows (tensor, start, length, slot) of a tile.
@@ -82,14 +82,14 @@ class Packing(Staging):
         lengths = np.add.reduceat(items[:, 2], begins)
         first = self._first[tensors]
         own = first == np.arange(first.shape[1])
-        sizes = lengths[:, None] * self._itemsizes
+        sizes = np.clip(self._sizes[tensors] - start[:, None] * self._itemsizes, 0, lengths[:, None] * self._itemsizes)
         rounded = np.where(own, -(-sizes // ALIGNMENT) * ALIGNMENT, 0)
         # Operand by operand: tensors follow each other in a file, operands lie in different ones.
         ends = np.cumsum(rounded.T.ravel())
         at = (ends - rounded.T.ravel()).reshape(rounded.T.shape).T
         source = self._base[tensors] + start[:, None] * self._itemsizes
         for n in range(first.shape[1]):
-            rows = np.flatnonzero(own[:, n])
+            rows = np.flatnonzero(own[:, n] & (sizes[:, n] > 0))
             self._bring(self._file[tensors[rows], n], source[rows, n], sizes[rows, n], at[rows, n], target)
         places = np.take_along_axis(at, first, axis=1) - start[:, None] * self._itemsizes
         renumbered = items.copy()

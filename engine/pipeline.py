@@ -2,7 +2,7 @@
 
     files --(readers: threads)--> host buffers --(copies)--> device buffers --(kernels)--> slots of the tile --> sums
 
-A batch is one tile. Its items are cut into tasks, each as large as a buffer at most, so that a file may be larger than
+A batch is one tile, or several over the same bytes (`together`). Its items are cut into tasks, each as large as a buffer at most, so that a file may be larger than
 the memory of the device and of the host. Readers take tasks and empty buffers as they come; the thread of the device
 sends what is full and launches its kernels (`lane`). Results stay on the device until the batch is done, and come back
 in one copy, while the next batch is read, sent and computed. Every chunk has its own slot there and slots are added in
@@ -21,8 +21,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
-
 from ..kernels.wanted import Wanted
 from .devices import Device
 from .lane import Job, Lane
@@ -30,6 +28,7 @@ from .plan import Batch
 from .reading import Files
 from .ring import Limits
 from .shares import Share, Sums, deal
+from .together import Way
 from .transport import model
 
 __all__ = ["Limits", "Pipeline"]
@@ -42,7 +41,7 @@ class Pipeline:
 
     Args:
         devices: at least one; the same device may be given several times.
-        pairs: (P, 2) int64.
+        ways: in which tensors are compared.
         threads: for all devices together.
         limits: of memory.
         files: of the run.
@@ -56,7 +55,7 @@ class Pipeline:
     def __init__(
         self,
         devices: Sequence[Device],
-        pairs: np.ndarray,
+        ways: Sequence[Way],
         threads: int,
         limits: Limits,
         files: Files,
@@ -64,7 +63,7 @@ class Pipeline:
         wanted: Wanted = Wanted.ALL,
     ) -> None:
         readers = max(1, min(threads // len(devices), _READERS))
-        self._job = Job(pairs, wanted, threads, readers, limits, files, threading.Lock(), threading.Event())
+        self._job = Job(ways, wanted, threads, readers, limits, files, threading.Lock(), threading.Event())
         self.lanes = [Lane(device, self._job) for device in devices]
         self._report = report
         self._work: deque[Share] = deque()
@@ -77,7 +76,7 @@ class Pipeline:
         return sum(lane.bytes_copied for lane in self.lanes)
 
     def run(self, batches: Sequence[Batch]) -> Iterator[tuple[Batch, Sums]]:
-        """The sums of every batch, as they are done; a batch may come back in parts.
+        """The sums of every batch, of each way, as they are done; a batch may come back in parts.
 
         Raises:
             DeviceError: a device has too little memory for the least there is to do, or failed.

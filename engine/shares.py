@@ -25,7 +25,8 @@ __all__ = ["Share", "Sums", "Whole", "deal"]
 _ENDLESS = 1 << 62
 _SHARES = 16  # of each device, which so end together within a sixteenth of the time
 
-Sums = tuple[np.ndarray, np.ndarray]
+Sums = list[tuple[np.ndarray, np.ndarray]]
+"""Self and pair sums of each way in which tensors are compared."""
 
 
 class Whole:
@@ -92,7 +93,7 @@ class Share:
         """The sums of the batch out of a tile that was run; None where other shares of the tensor are to come.
 
         Args:
-            tile: with the slots of `items` filled.
+            tile: a `Together` with the slots of `items` filled.
             resolve, threads: as for `Tile.finish`.
         """
         if self.chunks is not None and self.whole is not None:

@@ -2,16 +2,18 @@
 
 A pair's sums depend on how many leading elements take part, and on whether one of the two needs float64. So a tensor
 whose pairs differ in that is several tiles, one for each way, and an operand may be in more than one of them. Chunks
-begin at the same elements whatever the length, so the tiles are run side by side, piece by piece of about
-`PIECE_BYTES`, by the thread that read the piece or touches it in the map: the first tile has it from memory, the others
-from the processor's caches. Each tile has slots of its own, so its sums are the bits that it has alone.
+begin at the same elements whatever the length, so the tiles are run side by side: on the processor piece by piece of
+about `PIECE_BYTES`, by the thread that read the piece or touches it in the map, so that the first tile has it from
+memory and the others from the caches; on a device task by task, from its memory, to which a task is brought once. Each
+tile has slots of its own, so its sums are the bits that it has alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +23,6 @@ from ..kernels.cpu import Resolve
 from ..kernels.decoders import DECODERS
 from ..kernels.layout import BLOCK
 from ..kernels.sums import CHUNK
-from ..kernels.wanted import Wanted
 from .plan import Batch
 
 __all__ = ["PIECE_BYTES", "Together", "Way", "lengths"]
@@ -66,12 +67,14 @@ def lengths(batch: Batch, ways: Sequence[Way]) -> NDArray[np.int64]:
 
 
 class Together:
-    """The tiles of a batch, one for each way, run as one `cpu.Tile` over all joined operands would be.
+    """The tiles of a batch, one for each way, run as one tile over all joined operands would be.
 
     Args:
         batch: the K tensors.
         ways: at least one; with one it is that tile and no more.
-        wanted: the sums that are taken.
+        tile: makes a tile of a backend from dtypes, elements and pairs.
+        piece_bytes: what one tile is run over before the next; None: all that it is given, as on a device, to whose
+            memory that was brought already.
 
     Attributes:
         itemsizes: (N,) int64, of the joined operands.
@@ -79,8 +82,11 @@ class Together:
         items: one row (tensor, start, length, slot) per chunk of every tensor, as long as its longest way.
     """
 
-    def __init__(self, batch: Batch, ways: Sequence[Way], wanted: Wanted) -> None:
-        self._tiles = [cpu.Tile(way.dtypes(batch), way.of(batch), way.pairs, wanted=wanted) for way in ways]
+    def __init__(
+        self, batch: Batch, ways: Sequence[Way], tile: Callable[..., Any], piece_bytes: int | None = None
+    ) -> None:
+        self._tiles = [tile(way.dtypes(batch), way.of(batch), way.pairs) for way in ways]
+        self._piece_bytes = piece_bytes
         self._columns = [list(way.operands) for way in ways]
         self.itemsizes = np.array([DECODERS[dtype].itemsize for dtype in batch.dtypes], np.int64)
         self._lengths = lengths(batch, ways)
@@ -118,17 +124,18 @@ class Together:
             return [addresses]
         return [np.ascontiguousarray(addresses[:, columns]) for columns in self._columns]
 
-    def run(self, task: np.ndarray, addresses: Sequence[np.ndarray]) -> int:
+    def run(self, task: np.ndarray, addresses: Sequence[np.ndarray], *arena: Any) -> int:
         """Fill the slots of all tiles for some items; the interpreter lock is not held while one of them is run.
 
         Args:
             task: rows of one part of `items`, their tensors numbered as the rows of `addresses`.
             addresses: what `spread` made of those of the joined operands.
+            arena: as tiles of the backend take it.
         Returns:
             The bytes that were read, those that several tiles have in common once.
         """
         if len(self._tiles) == 1:
-            return self._tiles[0].run(task, addresses[0])
+            return int(self._tiles[0].run(task, addresses[0], *arena))
         pieces, ends = self._pieces(task)
         tensors = self.items[pieces[:, 3], 0]
         runs = []
@@ -141,18 +148,20 @@ class Together:
         for begin in range(len(ends) - 1):
             for (tile, items, at), where in zip(runs, addresses, strict=True):
                 if at[begin] < at[begin + 1]:
-                    tile.run(items[at[begin] : at[begin + 1]], where)
+                    tile.run(items[at[begin] : at[begin + 1]], where, *arena)
         left = self._lengths[self.items[task[:, 3], 0]] - task[:, 1, None]
         return int((np.clip(left, 0, task[:, 2, None]) * self.itemsizes).sum())
 
     def _pieces(self, task: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Items cut at blocks into pieces of at most `PIECE_BYTES`, or of one block.
+        """Items cut at blocks into pieces of at most `piece_bytes`, or of one block.
 
         Returns:
-            The pieces as items, and where each run of pieces of about `PIECE_BYTES` together begins, with their number
+            The pieces as items, and where each run of pieces of about `piece_bytes` together begins, with their number
             as the last.
         """
-        step = min(max(PIECE_BYTES // self._width // BLOCK, 1) * BLOCK, CHUNK)
+        if self._piece_bytes is None:
+            return task, np.array([0, len(task)])
+        step = min(max(self._piece_bytes // self._width // BLOCK, 1) * BLOCK, CHUNK)
         counts = -(-task[:, 2] // step)
         of = np.repeat(np.arange(len(task)), counts)
         skipped = (np.arange(len(of)) - (np.cumsum(counts) - counts)[of]) * step
@@ -161,6 +170,18 @@ class Together:
         pieces[:, 2] = np.minimum(pieces[:, 2] - skipped, step)
         run = (np.cumsum(pieces[:, 2]) - 1) // step
         return pieces, np.r_[np.flatnonzero(np.diff(run, prepend=-1)), len(pieces)]
+
+    def slots(self, first: int, last: int) -> list[Any]:
+        """What `run` has left of the items from `first` to before `last`, of each tile, in the memory of the host."""
+        if len(self._tiles) == 1:
+            return [self._tiles[0].slots(first, last)]
+        ends = [(int(before[first]), int(before[last])) for before in self._before]
+        return [tile.slots(*each) for tile, each in zip(self._tiles, ends, strict=True)]
+
+    def put_slots(self, first: int, slots: Sequence[Any]) -> None:
+        """Take what another of these has of the items from `first` on, as if `run` had left it here."""
+        for number, (tile, each) in enumerate(zip(self._tiles, slots, strict=True)):
+            tile.put_slots(first if len(self._tiles) == 1 else int(self._before[number][first]), each)
 
     def finish(self, resolve: Resolve, threads: int) -> list[tuple[np.ndarray, np.ndarray]]:
         """The sums of every way, as `cpu.Tile.finish`; `resolve` gives the addresses of all joined operands."""

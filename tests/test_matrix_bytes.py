@@ -1,6 +1,7 @@
 """Each byte is read once, also where pairs differ in length or in working type, and bits stay those of `compare`."""
 
 import os
+from functools import partialmethod
 
 import numpy as np
 import pytest
@@ -8,9 +9,13 @@ import torch
 from safetensors.torch import save_file
 
 import weighbridge
-from weighbridge.engine import all_pairs, together
+from weighbridge.engine import all_pairs, execute, together
 from weighbridge.engine.all_pairs import gather
 from weighbridge.engine.joint import join
+from weighbridge.engine.ring import Limits
+from weighbridge.engine.transport import Plain
+
+from support.lanes import CPU, ArenaTile, stand_in
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float32, torch.float64, torch.bfloat16)
 ROWS = (9000, 17000, 25000, 25000, 9000, 17000)  # of 8: they end in the second, third and fourth chunk
@@ -131,13 +136,31 @@ def test_what_no_pair_compares_is_not_read(tmp_path):
     assert found.bytes_read == sum(checkpoint.nbytes for checkpoint in opened) - 8000 * 8 * 2
 
 
-def test_devices_read_each_way_anew(family):
-    """Other devices take one way after the other: the same pairs, right to their own last digits."""
+@pytest.mark.parametrize("io", ["map", "pread"])
+def test_other_devices_read_each_byte_once_too(family, io):
+    """The same pairs, right to the device's own last digits."""
     ledger, comparisons = family
-    found = gather(ledger, device="portable:cpu", threads=2)
-    assert found.bytes_read > sum(checkpoint.nbytes for checkpoint in ledger.checkpoints)
+    found = gather(ledger, device="portable:cpu", threads=2, io=io)
+    assert found.bytes_read == sum(checkpoint.nbytes for checkpoint in ledger.checkpoints)
     for p, comparison in enumerate(comparisons):
         rows = {row.other.name: number for number, row in enumerate(comparison.ledger.matched)}
         for k in np.flatnonzero(found.compared[:, p]).tolist():
             row = rows[found.tensors[k].name]
             np.testing.assert_allclose(found.sums[k, p], comparison.pair[row], rtol=1e-11)
+
+
+@pytest.mark.parametrize("lanes", [1, 3])
+def test_lanes_have_the_bits_of_compare(family, lanes, monkeypatch):
+    """Tiles on arenas, several tensors cut into runs of chunks that come together from the slots of all ways."""
+    ledger, comparisons = family
+    monkeypatch.setattr(ArenaTile, "alone", False)
+    stand_in(monkeypatch)
+    monkeypatch.setattr(execute, "choose", lambda *_: [CPU] * lanes)
+    monkeypatch.setattr(Limits, "__init__", partialmethod(Limits.__init__, buffer_bytes=1 << 20))
+    copied = []
+    real = Plain.send
+    monkeypatch.setattr(Plain, "send", lambda self, slot, nbytes: (copied.append(nbytes), real(self, slot, nbytes)))
+    found = gather(ledger, threads=2)
+    nbytes = sum(checkpoint.nbytes for checkpoint in ledger.checkpoints)
+    assert found.bytes_read == nbytes <= sum(copied) < 1.01 * nbytes, "sent once as well"
+    assert as_compare(found, comparisons) == 4 * 15

@@ -16,6 +16,7 @@ from weighbridge.engine.packing import Packing
 from weighbridge.engine.pipeline import Limits, Pipeline
 from weighbridge.engine.plan import batches
 from weighbridge.engine.reading import Files
+from weighbridge.engine.together import Way
 from weighbridge.engine.transport import Plain
 
 from support.kernel_cases import same_bits
@@ -172,9 +173,11 @@ def test_what_is_wrong_with_the_next_is_told_after_the_sums_of_the_present(tenso
     recorder.before["run", "F32"] = lambda: recorder.until("failed", None)
     done = []
     with Files("map") as files:
-        line = Pipeline([CPU], np.array(PAIR), 2, Limits(buffer_bytes=1, buffers=4), files, lambda nbytes: None)
+        line = Pipeline(
+            [CPU], [Way((0, 1), np.array(PAIR))], 2, Limits(buffer_bytes=1, buffers=4), files, lambda nbytes: None
+        )
         with pytest.raises(ReadError, match="at byte 7"):
-            for part, (selfs, _) in line.run(list(batches(tensors))):
+            for part, ((selfs, _),) in line.run(list(batches(tensors))):
                 done.append((part.dtypes[0], selfs[0, 0, 0]))
     assert failed and done == [("F32", SIZE)]
     assert ("make", "BF16") not in recorder.notes

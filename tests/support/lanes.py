@@ -9,6 +9,7 @@ from weighbridge.engine.devices import PORTABLE, Device
 from weighbridge.engine.pipeline import Limits, Pipeline
 from weighbridge.engine.plan import Joined, batches
 from weighbridge.engine.reading import Files
+from weighbridge.engine.together import Way
 from weighbridge.kernels import cpu
 from weighbridge.kernels.sums import PAIR_SUMS, SELF_SUMS
 from weighbridge.kernels.wanted import Wanted
@@ -23,7 +24,9 @@ CPU = Device("cpu", PORTABLE)
 
 
 class ArenaTile(cpu.Tile):
-    """The CPU's tile with the interface of a device's; what it has used of the arena it spoils."""
+    """The CPU's tile with the interface of a device's; what it has used of the arena it spoils, where it is alone."""
+
+    alone = True
 
     def __init__(self, codes, elements, pairs, device, *, wanted=Wanted.ALL, float64=None, force=False):
         assert isinstance(device, str)
@@ -36,7 +39,8 @@ class ArenaTile(cpu.Tile):
         assert not (starts % 16).any()
         assert (starts >= 0).all() and (starts + items[:, 2, None] * self.itemsizes <= arena.numel()).all()
         taken = super().run(items, addresses)
-        arena.fill_(0xFF)
+        if self.alone:
+            arena.fill_(0xFF)
         return taken
 
     def slots(self, first, last):
@@ -94,13 +98,13 @@ def computed(joined, operands, pairs, *, lanes=1, io="map", threads=2, report=No
     with Files(io) as files:
         line = Pipeline(
             devices or [CPU] * lanes,
-            np.array(pairs, np.int64).reshape(-1, 2),
+            [Way(tuple(range(operands)), np.array(pairs, np.int64).reshape(-1, 2))],
             threads,
             Limits(**limits),
             files,
             report or (lambda nbytes: None),
         )
-        for part, sums in line.run(list(batches(joined))):
+        for part, (sums,) in line.run(list(batches(joined))):
             selfs[part.rows], between[part.rows] = sums
     return (selfs, between), line
 
