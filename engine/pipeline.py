@@ -2,11 +2,12 @@
 
     files --(readers: threads)--> host buffers --(copies)--> device buffers --(kernels)--> slots of the tile --> sums
 
-A batch is one tile, or several over the same bytes (`together`). Its items are cut into tasks, each as large as a buffer at most, so that a file may be larger than
-the memory of the device and of the host. Readers take tasks and empty buffers as they come; the thread of the device
-sends what is full and launches its kernels (`lane`). Results stay on the device until the batch is done, and come back
-in one copy, while the next batch is read, sent and computed. Every chunk has its own slot there and slots are added in
-order, so the sums are the same to the last bit for any ring, any cut into batches and tasks, and any number of devices.
+A batch is one tile, or several over the same bytes (`together`). Its items are cut into tasks, each as large as a
+buffer at most, so that a file may be larger than the memory of the device and of the host. Readers take tasks and empty
+buffers as they come; the thread of the device sends what is full and launches its kernels (`lane`). Results stay on the
+device until the batch is done, and come back in one copy, while the next batch is read, sent and computed. Every chunk
+has its own slot there and slots are added in order, so the sums are the same to the last bit for any ring, any cut into
+batches and tasks, and any number of devices.
 
 Several devices take shares of the batches from one list (`shares`): tensors, and of large ones runs of chunks, so that
 a checkpoint that is one embedding for the most part keeps all of them busy. Where one runs out of memory its buffers
