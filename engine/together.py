@@ -116,6 +116,8 @@ class Together:
 
     def tasks(self, threads: int, part: np.ndarray) -> list[np.ndarray]:
         """Items of a part cut into runs of about `cpu.TASK_BYTES`, at least one per thread."""
+        if len(self._tiles) == 1:
+            return list(self._tiles[0].tasks(threads, part))
         return cpu.cut_tasks(part, self._width, threads)
 
     def spread(self, addresses: np.ndarray) -> list[np.ndarray]:
