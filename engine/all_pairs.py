@@ -290,8 +290,8 @@ def _compute(
             rows[k] = ahead[k] = one[0][0], one[1][0], one[2][0]
     for k in tensors:
         if k in ahead:
-            for mine, there in zip(rows[k], ahead[k], strict=True):
-                mine[:] = there
+            for here, there in zip(rows[k], ahead[k], strict=True):
+                here[:] = there
     total = _nbytes(ledger, numbers)
     planned = read = done = 0
     seconds = 0.0
