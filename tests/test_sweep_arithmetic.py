@@ -1,4 +1,4 @@
-"""Rows that were summed in one kind of arithmetic are not mixed with those of another, whatever the devices are called."""
+"""Rows that were summed in one kind of arithmetic are not mixed with those of another, however the device is called."""
 
 import platform
 from dataclasses import replace
@@ -66,9 +66,9 @@ def test_a_sweep_goes_on_where_arithmetic_is_the_same(folder, card):
     with pytest.raises(OptionError) as caught:
         run(folder)
     assert str(caught.value) == (
-        f'"{folder / "out"}" holds a sweep in the arithmetic "gpu-float64" and --device cuda:0 computes in "gpu-float32" '
-        "here, whose last digits are others; go on where it began, on a device of its kind, choose another --out, or "
-        "--force to begin it anew."
+        f'"{folder / "out"}" holds a sweep in the arithmetic "gpu-float64" and --device cuda:0 computes in '
+        '"gpu-float32" here, whose last digits are others; go on where it began, on a device of its kind, choose '
+        "another --out, or --force to begin it anew."
     )
     assert run(folder, force=True) == ["done", "done"]
     card(fast=True)
@@ -91,7 +91,7 @@ def test_a_task_elsewhere_looks_at_its_own_device(folder, card):
         '"gpu-float64", and their last digits differ; let only GPUs of one kind take part, or use --device cpu.'
     )
     card(fast=True)
-    with pytest.raises(DeviceError, match='"gpu-float64" on .* and this sweep is in "portable"'):
+    with pytest.raises(DeviceError, match=r'"gpu-float64" on .* and this sweep is in "portable"'):
         run_task(plan.tasks[0], replace(plan.settings, arithmetic="portable"))
 
 
@@ -104,7 +104,7 @@ def test_a_matrix_goes_on_where_arithmetic_is_the_same(folder, card):
     with pytest.raises(OptionError) as caught:
         weighbridge.matrix(paths, out=out, device="cuda:0")
     assert str(caught.value) == (
-        f'"{out}" holds a matrix in the arithmetic "gpu-float64" and this one is in "gpu-float32", whose last digits are '
-        "others; go on where it began, on a device of its kind, give another folder, or --force to compute it anew."
+        f'"{out}" holds a matrix in the arithmetic "gpu-float64" and this one is in "gpu-float32", whose last digits '
+        "are others; go on where it began, on a device of its kind, give another folder, or --force to compute it anew."
     )
     assert weighbridge.matrix(paths, out=out, device="cuda:0", force=True).bytes_read > 0
