@@ -7,7 +7,7 @@ prints it):
 
     dtype     instructions a pair   of them float64   conversions to float64   16-byte loads   outside of the walk
     F32       39.8                  18                2                        0.5             871
-    BF16      26.8                  10                2                        0.25            958
+    BF16      26.8                  10                2                        0.25            982
     F8_E4M3   23.1                   7                2                        0.125           726
 
 Derived from that, not measured, for an H100 (132 multiprocessors at 1.755 GHz: 29.6 T instructions of a thread issued a
@@ -17,7 +17,7 @@ The rate by issue is the least:
 
     dtype     issued a pair   pairs a second by issue / by float64 / by conversions   bytes a second, of the copy rate
     F32       43.2            0.69 T / 0.82 T / 1.85 T                                 5.5 TB/s: memory is the limit
-    BF16      30.5            0.97 T / 1.48 T / 1.85 T                                 3.9 TB/s: memory is the limit
+    BF16      30.6            0.97 T / 1.48 T / 1.85 T                                 3.9 TB/s: memory is the limit
     F8_E4M3   24.5            1.21 T / 2.08 T / 1.80 T                                 2.4 TB/s: 0.81
 
 That is where no strip is walked twice (`fused` says when one is). An H200 has the same arithmetic and a copy rate of
