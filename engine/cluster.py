@@ -22,11 +22,41 @@ from .sweep_record import keep
 from .sweep_task import Outcome, Settings, Task, run_task
 from .workers import Done, given_up, singly
 
-__all__ = ["run_ray", "slots_of"]
+__all__ = ["arithmetic_on", "run_ray", "slots_of"]
 
 _RETRIES = 2  # of a task whose process or node died
 _CONNECT_SECONDS = 10
-_NO_GPU = ("auto", "cpu")
+_NO_GPU = ("auto", "cpu", "portable:cpu")
+
+
+def arithmetic_on(address: str, device: str, threads: int | None = None) -> str:
+    """What the last bits follow from where the cluster computes, see `devices.arithmetic`; this machine may lack a GPU.
+
+    A node that has the device free is asked, the processor is not. Every task looks again, on its own node.
+
+    Raises:
+        OptionError, ClusterError: as for `run_ray`.
+        DeviceError: the node cannot use the device; says why.
+    """
+    from .devices import arithmetic
+
+    if device == "cpu":
+        return arithmetic([])
+    with _connected(address) as ray:
+        wanted = _resources(ray, device, threads)
+        _slots(ray, address, wanted)
+        try:
+            return str(ray.get(ray.remote(**wanted)(_arithmetic_here).remote(device, threads)))
+        except ray.exceptions.RayTaskError as error:
+            raise _cause_of(error) from error
+        except ray.exceptions.RayError as error:
+            raise ClusterError(f"the Ray cluster at {address} was lost ({_first_line(error)}).") from error
+
+
+def _arithmetic_here(device: str, threads: int | None) -> str:
+    from .devices import arithmetic, choose
+
+    return arithmetic(choose(device, (), 0, threads, None))
 
 
 def slots_of(address: str, settings: Settings) -> int:
@@ -37,11 +67,14 @@ def slots_of(address: str, settings: Settings) -> int:
         ClusterError: there is no cluster at the address, or no node of it can run a task.
     """
     with _connected(address) as ray:
-        wanted = _resources(ray, settings)
-        slots = [
-            min(int(node["Resources"].get(name, 0) // amount) for name, amount in _named(wanted).items())
-            for node in _nodes(ray)
-        ]
+        return _slots(ray, address, _resources(ray, settings.device, settings.threads))
+
+
+def _slots(ray: Any, address: str, wanted: dict[str, int]) -> int:
+    slots = [
+        min(int(node["Resources"].get(name, 0) // amount) for name, amount in _named(wanted).items())
+        for node in _nodes(ray)
+    ]
     if not any(slots):
         needs = " and ".join(f"{amount:g} {name}" for name, amount in _named(wanted).items())
         raise ClusterError(
@@ -69,7 +102,7 @@ def run_ray(tasks: Sequence[Task], settings: Settings, address: str) -> Iterator
     """
     assert settings.out is not None
     with _connected(address) as ray, Store(settings.out).writer() as writer:
-        wanted = _resources(ray, settings)
+        wanted = _resources(ray, settings.device, settings.threads)
         there = replace(settings, out=os.path.abspath(settings.out), threads=int(wanted["num_cpus"]))
         remote = ray.remote(**wanted, max_retries=_RETRIES)(_on_node)
         running = {remote.remote(task, there, os.getcwd(), writer.mark): task for task in tasks}
@@ -141,11 +174,11 @@ def _nodes(ray: Any) -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
 
 
-def _resources(ray: Any, settings: Settings) -> dict[str, int]:
+def _resources(ray: Any, device: str, threads: int | None) -> dict[str, int]:
     smallest = min((int(node["Resources"]["CPU"]) for node in _nodes(ray)), default=1)
     return {
-        "num_cpus": settings.threads or smallest,
-        "num_gpus": 0 if settings.device in _NO_GPU else 1,
+        "num_cpus": threads or smallest,
+        "num_gpus": 0 if device in _NO_GPU else 1,
     }
 
 

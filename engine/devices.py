@@ -33,6 +33,7 @@ __all__ = [
     "FUSED",
     "PORTABLE",
     "Device",
+    "arithmetic",
     "as_bytes",
     "check_device",
     "choose",
@@ -81,6 +82,14 @@ class Device:
     def kind(self) -> str:
         """The name without a number: "cuda", "xpu" or "cpu"."""
         return self.name.partition(":")[0]
+
+    @property
+    def arithmetic(self) -> str:
+        """What the last bits of its sums follow from, whatever the device is called, see `arithmetic`."""
+        if self.backend == PORTABLE:
+            return PORTABLE
+        float64 = _fast_float64(self.name) if self.float64 is None else self.float64
+        return f"{self.backend}-float{64 if float64 else 32}"
 
 
 def check_device(text: str) -> str:
@@ -142,15 +151,27 @@ def choose(device: str, batches: Sequence[Batch], pairs: int, threads: int | Non
         return _portable(device.partition(":")[2])
     if not device.startswith("cuda"):
         return _portable(device)
-    found = []
-    for name in _cuda(device):
-        reason = _why_not_fused(name)
-        if reason is not None:
-            _tell(say, f"computing with plain torch operations on {name}, which is slower: {reason}")
-            found += _portable(name)
-        else:
-            found.append(Device(name, FUSED))
-    return _alike(found)
+    cards = _cuda(device)
+    for name in cards:
+        # One that cannot run the fused kernels decides for all: bits would depend on who takes a tensor.
+        if (reason := _why_not_fused(name)) is not None:
+            what = name if len(cards) == 1 else f"all of {cards[0]} to {cards[-1]}"
+            _tell(say, f"computing with plain torch operations on {what}, which is slower: {reason}")
+            return _portable(device)
+    return _alike([Device(name, FUSED) for name in cards])
+
+
+def arithmetic(devices: Sequence[Device]) -> str:
+    """What the last bits of sums follow from on devices that `choose` chose. What differs in it is not to be mixed.
+
+    "cpu"             compiled loops on the processor
+    "gpu-float64"     fused kernels in float64, on GPUs that are fast at it
+    "gpu-float32"     fused kernels in float32 with its rounding errors carried along, on all others
+    "portable"        plain torch operations, which give the same bits on every device
+    """
+    names = sorted({device.arithmetic for device in devices}) or ["cpu"]
+    assert len(names) == 1, names
+    return names[0]
 
 
 def look_for(device: str, device_memory: str | int | None) -> None:
@@ -251,11 +272,10 @@ def _why_not_fused(name: str) -> str | None:
 
 
 def _alike(devices: list[Device]) -> list[Device]:
-    """Devices that sum alike: where one is slow at float64 none uses it, or bits would depend on who takes a tensor."""
-    fused = [each for each in devices if each.backend == FUSED]
-    if len(fused) < 2 or len({_fast_float64(each.name) for each in fused}) == 1:
+    """GPUs that sum alike: where one is slow at float64 none uses it, or bits would depend on who takes a tensor."""
+    if len(devices) < 2 or len({_fast_float64(each.name) for each in devices}) == 1:
         return devices
-    return [replace(each, float64=False) if each in fused else each for each in devices]
+    return [replace(each, float64=False) for each in devices]
 
 
 def _fast_float64(name: str) -> bool:

@@ -42,7 +42,7 @@ from .transport import Slot, free_bytes, transport
 __all__ = ["Job", "Lane", "Take", "Tell"]
 
 _SPARE = 4  # buffers beyond one for each reader: one being copied, one being computed, two waiting
-_STRIPS = 4  # parts of a chunk with slots of their own, on the backend that has most
+_STRIPS = 2  # parts of a chunk with slots of their own, on the backend that has most
 
 Take = Callable[[bool], Share | None]
 """Hands out the next share, None where there is none; told whether the device still has one to do."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..kernels.wanted import Wanted
 from .all_pairs import AllPairs, gather
 from .checkpoint import Checkpoint
-from .devices import check_device
+from .devices import arithmetic, check_device, choose
 from .entries import MATRIX_METRICS, Entries, entries
 from .errors import NothingMatchedError, OptionError
 from .formats import open_checkpoint
@@ -272,7 +272,8 @@ def matrix(
         rules, map, rules_file, include, exclude, rows: as for `match`.
         threads, io, progress, say: as for `compare`.
         device, device_memory: as for `compare`. With `out`, "auto" is the processor: for the rest of a matrix it might
-            choose another device than for its beginning, and each kind has last digits of its own.
+            choose another device than for its beginning, and each kind has last digits of its own. So a folder that
+            was begun on a GPU fast at float64 is not taken up on one that is slow at it.
     Returns:
         A `Matrix`.
     Raises:
@@ -303,8 +304,8 @@ def matrix(
         from .matrix_store import MatrixStore
 
         store = MatrixStore(out)
-        options = _plain_options(matching) | {"device": device.partition(":")[0]}
-        wanted = store.begin(ledger, options, wanted, force=force)
+        sums_on = arithmetic(choose(device, (), 0, threads, None))
+        wanted = store.begin(ledger, _plain_options(matching) | {"device": sums_on}, wanted, force=force)
     sums = gather(
         ledger,
         wanted=wanted,

@@ -69,7 +69,7 @@ class MatrixStore(Kept):
 
         Args:
             ledger: the family.
-            options: the matching options.
+            options: the matching options, and as "device" what the last bits follow from, see `devices.arithmetic`.
             wanted: the sums that are needed.
             force: whether what is there is thrown away.
         Returns:
@@ -85,6 +85,7 @@ class MatrixStore(Kept):
         self.key = hashlib.blake2b(json.dumps(described, sort_keys=True).encode(), digest_size=16).hexdigest()
         if there is not None and (there.get("key") != self.key or force):
             if not force:
+                _require_arithmetic(self.path, there, options)
                 raise OptionError(
                     f'"{self.path}" holds the matrix of other checkpoints, of other options, or of files that changed '
                     "since; give another folder, or --force to compute it anew."
@@ -225,6 +226,17 @@ class _Finished(Kept):
                 f'"{self.store._file(tensors)}" is damaged, or of another matrix; delete it and run the matrix again.'
             )
         return block
+
+
+def _require_arithmetic(path: Path, manifest: dict[str, Any], options: dict[str, Any]) -> None:
+    """Raise OptionError where the sums that are there have the last digits of other devices."""
+    kept = manifest.get("options")
+    there, here = kept.get("device") if isinstance(kept, dict) else None, options.get("device")
+    if there != here:
+        raise OptionError(
+            f'"{path}" holds a matrix in the arithmetic "{there}" and this one is in "{here}", whose last digits are '
+            "others; go on where it began, on a device of its kind, give another folder, or --force to compute it anew."
+        )
 
 
 def _kept_sums(manifest: dict[str, Any]) -> Wanted:

@@ -86,7 +86,7 @@ def plan_sweep(
         WeighbridgeError: the base cannot be opened, no others are found, an option is wrong, there is no such cluster,
             or `out` holds a sweep of another base or with other matching options and `force` is not given.
     """
-    from .devices import as_bytes, check_device, choose
+    from .devices import arithmetic, as_bytes, check_device, choose
     from .row_table import extra_types
 
     if cluster is not None and workers > 1:
@@ -105,17 +105,21 @@ def plan_sweep(
     match(opened, opened, **options)  # a rule that is malformed is found out before anything else
     # `auto` might choose another device for the rest than for the beginning, and each has last digits of its own.
     device = "cpu" if check_device(device) == "auto" else device
-    if cluster is None:
-        choose(device, (), 0, threads, None)  # one that is not there is found out before anything else, too
-    computation = _computation(options, device)
+    if cluster is None:  # a device that is not there is found out before anything else, too
+        sums = arithmetic(choose(device, (), 0, threads, None))
+    else:
+        from .cluster import arithmetic_on
+
+        sums = arithmetic_on(cluster, device, threads)
+    computation = _computation(options, sums)
     store = Store(out) if out is not None else None
     there: Mapping[str, Any] = store.manifest if store is not None and store.exists() else {}
     if store is not None and there and not force:
-        _require_same(store.path, there, opened, computation)
+        _require_same(store.path, there, opened, computation, device, sums)
     extras = [*(entry["extra"] for entry in there.get("others", ())), *(other.extra for other in found)]
     settings = Settings(
         source, opened.label, opened.identity, None if out is None else os.fspath(out), options, computation,
-        extra_types(extras), threads, io, device, as_bytes(device_memory), strict,
+        extra_types(extras), threads, io, device, as_bytes(device_memory), strict, sums,
     )  # fmt: skip
     sized: list[tuple[Other, Checkpoint]] = []
     known: list[Outcome] = []
@@ -144,20 +148,27 @@ def plan_sweep(
     return Plan(settings, tuple(found), tuple(_tasks(sized, opened, slots, batch_bytes or BATCH_BYTES)), tuple(known))
 
 
-def _computation(options: Mapping[str, Any], device: str) -> str:
+def _computation(options: Mapping[str, Any], sums: str) -> str:
     """A digest of all but the checkpoints that the numbers follow from."""
     text = ""
     if options["rules_file"] is not None:
         with suppress(OSError):  # `match` has read it a moment ago
             text = Path(options["rules_file"]).read_text(encoding="utf-8", errors="replace")
-    kind = device.partition(":")[0]  # all devices of a kind give the same bits
-    return digest(str(METRIC_VERSION), json.dumps({**options, "rules_file": text, "device": kind}, sort_keys=True))
+    return digest(str(METRIC_VERSION), json.dumps({**options, "rules_file": text, "device": sums}, sort_keys=True))
 
 
-def _require_same(path: Path, there: Mapping[str, Any], base: Checkpoint, computation: str) -> None:
+def _require_same(
+    path: Path, there: Mapping[str, Any], base: Checkpoint, computation: str, device: str, sums: str
+) -> None:
     if there.get("base") != base.label:
         raise OptionError(
             f'"{path}" holds a sweep of the base "{there.get("base")}" and this is one of "{base.label}"; choose '
+            "another --out, or --force to begin it anew."
+        )
+    if there.get("arithmetic", sums) != sums:
+        raise OptionError(
+            f'"{path}" holds a sweep in the arithmetic "{there["arithmetic"]}" and --device {device} computes in '
+            f'"{sums}" here, whose last digits are others; go on where it began, on a device of its kind, choose '
             "another --out, or --force to begin it anew."
         )
     if there.get("computation") != computation:

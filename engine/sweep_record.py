@@ -43,6 +43,7 @@ def begin(plan: Plan, store: Store) -> None:
         others = manifest.get("others", [])
         manifest |= {"format": FORMAT, **owner(settings), "base_source": settings.base}
         manifest |= {"metric_version": METRIC_VERSION, "options": dict(settings.options)}
+        manifest |= {"arithmetic": settings.arithmetic}
         manifest |= {"extra": dict(settings.extra), "others": others}
         known = {outcome.other.label: outcome for outcome in plan.known}
         entries = []

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from .checkpoint import Checkpoint
-from .errors import ReadError, WeighbridgeError
+from .errors import DeviceError, ReadError, WeighbridgeError
 from .formats import open_checkpoint
 from .formats.shard import digest
 from .ledger import Ledger, LedgerRow, require_matches
@@ -32,10 +33,11 @@ class Settings:
         base_label, base_identity: what it is called, and what it was when the sweep began.
         out: the folder of the store, or None: rows are then returned.
         options: the matching options by name, as for `match`.
-        computation: the digest of metric version, rules and options.
+        computation: the digest of metric version, rules, options and arithmetic.
         extra: name -> type of the extra columns.
         threads, io, device, device_memory: as for `compare`.
         strict: whether the first failure is raised.
+        arithmetic: what the last bits of the rows follow from, see `devices.arithmetic`.
     """
 
     base: str
@@ -50,6 +52,7 @@ class Settings:
     device: str = "auto"
     device_memory: int | None = None
     strict: bool = False
+    arithmetic: str = "cpu"
 
     @property
     def on_device(self) -> dict[str, Any]:
@@ -112,10 +115,12 @@ def run_task(
         settings: what the tasks of the sweep have in common.
         progress, say: as for `compare`.
     Raises:
+        DeviceError: the device is not there, or computes in another arithmetic than the rest of the sweep.
         WeighbridgeError: the base cannot be read or changed, the rows cannot be written, or `settings.strict` and an
             other failed. All else that is wrong with an other is its outcome.
     """
     started = time.perf_counter()
+    _require_arithmetic(settings)
     base = replace(open_checkpoint(settings.base), label=settings.base_label)
     if base.identity != settings.base_identity:
         raise ReadError(
@@ -125,6 +130,19 @@ def run_task(
     seconds = (time.perf_counter() - started) / len(task.others)
     finished = [replace(outcomes[other.label], seconds=seconds) for other in task.others]
     return finished if settings.out is None else keep(finished, settings)
+
+
+def _require_arithmetic(settings: Settings) -> None:
+    """Raise DeviceError where rows from here would not have the last digits of those from elsewhere."""
+    from .devices import arithmetic, choose
+
+    here = arithmetic(choose(settings.device, (), 0, settings.threads, None))
+    if here != settings.arithmetic:
+        raise DeviceError(
+            f'--device {settings.device} computes in the arithmetic "{here}" on {platform.node()} and this sweep is in '
+            f'"{settings.arithmetic}", and their last digits differ; let only GPUs of one kind take part, or use '
+            "--device cpu."
+        )
 
 
 def failure(other: Other, error: WeighbridgeError, settings: Settings) -> Outcome:

@@ -103,8 +103,12 @@ class Cuda(Plain):
 
     def wait_until_sent(self, slot: Slot) -> None:
         """Until the host's buffer may be filled again; other threads run meanwhile."""
+        import torch
+
         if slot.sent is not None:
-            slot.sent.synchronize()
+            # A reader is a thread of its own. CUDA might take it for one of cuda:0, and half a GB of memory there.
+            with torch.cuda.device(self.device):
+                slot.sent.synchronize()
 
     def send(self, slot: Slot, nbytes: int) -> None:
         """Copy the first bytes of a slot to the device, when its kernels are done."""

@@ -47,7 +47,7 @@ def batch(tmp_path):
 def chosen(monkeypatch, device, torch, batch=(), fused=None, said=None, slow=()):
     monkeypatch.setattr(devices, "_torch", lambda: torch)
     monkeypatch.setattr(devices, "_fast_float64", lambda name: name not in slow)
-    monkeypatch.setattr(devices, "_why_not_fused", lambda name: fused)
+    monkeypatch.setattr(devices, "_why_not_fused", fused if callable(fused) else lambda name: fused)
     return choose(device, batch, 1, 2, said.append if said is not None else None)
 
 
@@ -157,6 +157,14 @@ def test_cuda_without_triton_computes_with_torch_and_says_so(monkeypatch):
     found = chosen(monkeypatch, "cuda:1", FakeTorch(2), fused="Triton is not installed", said=said)
     assert found == [Device("cuda:1", PORTABLE)]
     assert said == ["computing with plain torch operations on cuda:1, which is slower: Triton is not installed"]
+
+
+def test_a_gpu_that_cannot_run_the_kernels_decides_for_all(monkeypatch):
+    """Fused kernels on one GPU and torch on the other would give bits that depend on who takes a tensor."""
+    said = []
+    found = chosen(monkeypatch, "cuda", FakeTorch(3), fused=lambda name: "old" if name == "cuda:1" else None, said=said)
+    assert found == [Device(f"cuda:{n}", PORTABLE) for n in range(3)]
+    assert said == ["computing with plain torch operations on all of cuda:0 to cuda:2, which is slower: old"]
 
 
 # auto

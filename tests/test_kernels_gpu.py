@@ -6,6 +6,7 @@ that a device takes nanoseconds for, so sizes are as small as they can be.
 """
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from test_kernels_accuracy import CANCELLING, RANGES
 
 from weighbridge.kernels import gpu
 from weighbridge.kernels.decoders import DECODERS
+from weighbridge.kernels.gpu.available import interpreted
 from weighbridge.kernels.gpu.constants import STRIP, THREADS
 from weighbridge.kernels.sums import CHUNK
 from weighbridge.kernels.wanted import Wanted
@@ -130,6 +132,43 @@ def test_a_pair_has_the_same_bits_in_every_layout(backend, code):
     assert_same_bits_in_every_layout(backend, stack, [code] * 3)
 
 
+def fine_tuned(rng, steps):
+    """Two operands of bfloat16 that are much alike, of whole steps; half of their products are far below the others."""
+    x = rng.normal(0, 1, steps * step("BF16"))
+    x[::2] *= 2.0**-24
+    return bfloat16(*x), bfloat16(*(x * (1 + 0.01 * rng.normal(0, 1, x.size))))
+
+
+def test_products_that_do_not_cancel_have_the_same_bits_in_every_layout():
+    """Σxy is plain where the pair is alone, and the third operand has everything walked with care."""
+    rng = np.random.default_rng(77)
+    x, y = fine_tuned(rng, 2)
+    z = x.copy()
+    z[:2] = 0x7E
+    assert_same_bits_in_every_layout(tile_sums, [[x, y, z]], ["BF16"] * 3)
+    values = [(v.view(np.uint16).astype(np.uint32) << 16).view(np.float32).astype(np.float64) for v in (x, y)]
+    lanes = (values[0] * values[1]).reshape(2, THREADS, 8).transpose(1, 0, 2).reshape(THREADS, -1)
+    plain = math.fsum(np.cumsum(lanes, axis=1)[:, -1])
+    assert plain != math.fsum(lanes.ravel()), "the test needs a sum that rounds"
+    assert run(tile_sums, [[x, y]], ["BF16", "BF16"], [(0, 1)])[1][0, 0, 2] == plain
+
+
+@pytest.mark.skipif(not interpreted(), reason="only Triton's interpreter lets calls be counted")
+@pytest.mark.parametrize(("sign", "again"), [(1, False), (-1, True)])
+def test_what_is_walked_again(monkeypatch, sign, again):
+    """Products of lane 0 are not exact. Where they have one sign that is well, where they cancel it is done anew."""
+    from weighbridge.kernels.gpu import fused
+
+    careful = []
+    walked = fused.vector
+    monkeypatch.setattr(fused, "vector", lambda *args: careful.append(bool(args[-1])) or walked(*args))
+    x = np.random.default_rng(72).normal(0, 1, step("BF16"))
+    x[1:8:2] *= 2.0**-24
+    y = np.where((np.arange(x.size) < 4), sign, 1) * x * 1.01
+    certified([[bfloat16(*x), bfloat16(*y)]], ["BF16", "BF16"])
+    assert careful[0] is False and any(careful) is again
+
+
 @pytest.mark.parametrize(
     ("backend", "codes"),
     [
@@ -147,6 +186,17 @@ def test_operands_of_several_sizes_have_the_bits_that_they_have_alone(backend, c
     assert same_bits([between], [run(backend, [operands], codes, [(j, i) for i, j in pairs])[1]])
     for n, (operand, code) in enumerate(zip(operands, codes, strict=True)):
         assert same_bits([selfs[:, n].copy()], [run(backend, [[operand]], [code], [])[0][:, 0]]), code
+
+
+@pytest.mark.parametrize("code", ["F8_E4M3", "U16"])
+def test_narrow_operands_have_the_bits_of_other_strips(code):
+    """Beside bfloat16 a chunk of them is two strips; alone it is one, and its sums are as large as they can be."""
+    size = CHUNK + STRIP + 5
+    largest = np.full(size, 0x7E, np.uint8) if code == "F8_E4M3" else np.full(size, 0xFFFF, np.uint16).view(np.uint8)
+    wide = random_tensor("BF16", size, np.random.default_rng(70))
+    check_against_reference(tile_sums, [[largest, largest]], [code, code])
+    together = run(tile_sums, [[largest, wide]], [code, "BF16"], [(0, 1)])[0]
+    assert same_bits([together[:, 0].copy()], [run(tile_sums, [[largest]], [code], [])[0][:, 0]])
 
 
 def test_same_bits_in_tasks_of_any_size():

@@ -13,7 +13,7 @@ from weighbridge.engine.transport import Cuda, Plain, transport
 def notes(monkeypatch):
     """What was asked of CUDA, in order; tensors are those of the CPU."""
     log = []
-    current = ["default"]
+    current, devices = ["default"], ["cuda:0"]
     names = iter(("copies", "kernels"))
 
     class Stream:
@@ -38,7 +38,13 @@ def notes(monkeypatch):
             log.append(f"mark {self.mark}")
 
         def synchronize(self):
-            log.append(f"host waits for {self.mark}")
+            log.append(f"host waits for {self.mark} on {devices[-1]}")
+
+    @contextlib.contextmanager
+    def device(which):
+        devices.append(which)
+        yield
+        devices.pop()
 
     @contextlib.contextmanager
     def stream(which):
@@ -61,6 +67,7 @@ def notes(monkeypatch):
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "stream", stream)
+    monkeypatch.setattr(torch.cuda, "device", device)
     monkeypatch.setattr(torch, "empty", make)
     return log
 
@@ -80,7 +87,7 @@ def test_order(notes):
         line.used(slot)
         before, copied, after = 2 * turn + 1, 2 * turn + 2, 2 * turn + 3
         assert notes == [
-            *([f"host waits for copies {before - 1}"] if turn else []),  # its buffer is being read until then
+            *([f"host waits for copies {before - 1} on cuda:1"] if turn else []),  # its buffer is being read until then
             f"copies waits for kernels {before}",  # they read what the copy is about to overwrite
             "copy 48 bytes on copies and go on",
             f"mark copies {copied}",

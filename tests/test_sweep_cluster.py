@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import weighbridge
 from weighbridge.cli import app
-from weighbridge.engine.errors import ClusterError, OptionError
+from weighbridge.engine.errors import ClusterError, DeviceError, OptionError
 from weighbridge.engine.store import Store
 from weighbridge.engine.sweep_plan import plan_sweep
 
@@ -134,6 +134,18 @@ def _wait_for(happened):
     while not happened():
         assert time.monotonic() < until, "it did not happen in time"
         time.sleep(0.005)
+
+
+def test_a_node_is_asked_in_which_arithmetic_it_computes(cluster, checkpoints, tmp_path, monkeypatch):
+    folder, base, _ = checkpoints
+    options = {"device": "portable:cpu", "cluster": cluster.address}
+    weighbridge.sweep(base, [folder / "o-*"], out=tmp_path / "out", **options)
+    assert Store(tmp_path / "out").manifest["arithmetic"] == "portable"
+    weighbridge.sweep(base, [folder / "o-*"], out=tmp_path / "serial", device="portable:cpu")
+    assert contents(tmp_path / "out") == contents(tmp_path / "serial")
+    monkeypatch.setattr("weighbridge.engine.cluster.arithmetic_on", lambda *_: "gpu-float64")  # of a node that has left
+    with pytest.raises(DeviceError, match=r'"portable" on .* and this sweep is in "gpu-float64"'):
+        weighbridge.sweep(base, [folder / "o-*"], out=tmp_path / "other", **options)
 
 
 def test_what_no_node_has(cluster, checkpoints, tmp_path):

@@ -7,21 +7,23 @@ prints it):
 
     dtype     instructions a pair   of them float64   conversions to float64   16-byte loads   outside of the walk
     F32       39.8                  18                2                        0.5             871
-    BF16      26.9                  10                2                        0.25            920
-    F8_E4M3   23.7                   7                2                        0.125           694
+    BF16      26.8                  10                2                        0.25            982
+    F8_E4M3   23.1                   7                2                        0.125           726
 
 Derived from that, not measured, for an H100 (132 multiprocessors at 1.755 GHz: 29.6 T instructions of a thread issued a
 second, 14.8 T of them float64, 3.7 T conversions; a copy rate of 3.0 TB/s, of which a pair takes 8, 4 or 2 bytes), with
-what is outside of the walk spread over the 256 elements that a thread has of a strip. The rate by issue is the least:
+what is outside of the walk spread over the 256 elements that a thread has of a strip, or the 512 of a chunk of F8_E4M3.
+The rate by issue is the least:
 
     dtype     issued a pair   pairs a second by issue / by float64 / by conversions   bytes a second, of the copy rate
     F32       43.2            0.69 T / 0.82 T / 1.85 T                                 5.5 TB/s: memory is the limit
-    BF16      30.5            0.97 T / 1.48 T / 1.85 T                                 3.9 TB/s: memory is the limit
-    F8_E4M3   26.4            1.12 T / 2.08 T / 1.80 T                                 2.2 TB/s: 0.75
+    BF16      30.6            0.97 T / 1.48 T / 1.85 T                                 3.9 TB/s: memory is the limit
+    F8_E4M3   24.5            1.21 T / 2.08 T / 1.80 T                                 2.4 TB/s: 0.81
 
-An H200 has the same arithmetic and a copy rate of 4.3 TB/s: 1, 0.90 and 0.52 of it. F32 with BF16 takes 41.6 a pair of
-elements, 45.2 with what is outside: 3.9 TB/s of the 6 bytes a pair. All pairs of bfloat16 take 15.5
-instructions in squares of 2 x 2, 1.7 more outside: at most 1.7 T pairs of elements a second.
+That is where no strip is walked twice (`fused` says when one is). An H200 has the same arithmetic and a copy rate of
+4.3 TB/s: 1, 0.90 and 0.56 of it. F32 with BF16 takes 41.6 a pair of elements, 45.2 with what is outside: 3.9 TB/s of
+the 6 bytes a pair. All pairs of bfloat16 take 15.5 instructions in squares of 2 x 2, 1.9 more outside: at most 1.7 T
+pairs of elements a second.
 
 In float32 (sm_89) a pair takes these, and what is outside of the walk about 900 and 208 in float64 and conversions (F8:
 600 and 111), each of which takes the time of 64 others. Derived, not measured, for an RTX 4090 (128 multiprocessors at

@@ -10,7 +10,7 @@ import triton.language as tl
 
 from ..wanted import Wanted
 from . import constants
-from .dtypes import bits_in, exact_elements, exact_products
+from .dtypes import bits_in, exact_elements, exact_products, plain_products
 from .exact import bits_of, joined_lanes, largest_of
 
 __all__ = [
@@ -21,11 +21,13 @@ __all__ = [
     "exact_self",
     "joined_bound",
     "of_strip",
-    "pair_bound",
+    "positive",
     "self_bound",
+    "settled",
 ]
 
 LOG2_THREADS = tl.constexpr(constants.THREADS.bit_length() - 1)
+THREADS = tl.constexpr(constants.THREADS)
 STRIP = tl.constexpr(constants.STRIP)
 LANE = tl.constexpr(constants.LANE)
 SLOTS = tl.constexpr(constants.SLOTS)
@@ -101,17 +103,43 @@ def joined_bound(x_most, y_most, SCALE: tl.constexpr):
 
 
 @triton.jit
-def pair_bound(xs, ys, CODE_X: tl.constexpr, CODE_Y: tl.constexpr, MIXED: tl.constexpr, SCALE: tl.constexpr):
-    """What Σxy [A, B] may be off by, in units of 1: nothing where every lane is exact.
+def positive(squares, dot):
+    """Whether Σxy [A, B, 1] of every lane is so far from cancelling that it is good without two-sums; from Σd² and Σxy.
+
+    Σ|xy| <= (Σx² + Σy²) / 2 = Σxy + Σd² / 2 <= 5 Σxy, so 256 roundings are at most 5 * 256 * 2**-53 = 1.4e-13 of it. Of
+    every lane: of what cancels in the end some lanes may be far from it, by chance.
+    """
+    return tl.min((squares <= 8.0 * dot).to(tl.int32), axis=2, keep_dims=True) > 0
+
+
+@triton.jit
+def settled(
+    xs, ys, sums, CODE_X: tl.constexpr, CODE_Y: tl.constexpr, MIXED: tl.constexpr, SCALE: tl.constexpr
+):  # fmt: skip
+    """Pair sums with the Σxy of each lane that counts, and what Σxy [A, B] of the strip may be off by, in units of 1.
+
+    A lane that is exact has one Σxy, whatever the walk. Where others are, the plain ones count if all are `positive`,
+    else the compensated ones. So the walk with care gives no other bits to a pair that needs none.
 
     MIXED: the lanes of pairs are not those of both operands.
     """
+    sum_abs, squares, dot, low, largest, differing, plain = sums
     x_most = largest_of(bits_of(ends(xs)[0])[:, None, :])  # [A, 1]
     y_most = tl.trans(largest_of(bits_of(ends(ys)[0])[:, None, :]))  # [1, B]
     if MIXED:
         xs, ys = of_strip(xs), of_strip(ys)
-    inexact = tl.max((~exact_dots(xs, ys, CODE_X, CODE_Y)).to(tl.int32), axis=2) > 0
-    return tl.where(inexact, joined_bound(x_most, y_most, SCALE), 0.0)
+    exact = exact_dots(xs, ys, CODE_X, CODE_Y)
+    if plain_products(CODE_X, CODE_Y):
+        good = positive(squares, plain)
+        dot, low = tl.where(good, plain, dot), tl.where(good, 0.0, low)
+        # 1.001: the sums that it is computed from are rounded themselves.
+        lost = (1.001 * LANE * 2.0**-53 * SCALE * SCALE) * (plain + 0.5 * squares)
+        lost = tl.where(good, lost, joined_bound(x_most, y_most, SCALE)[:, :, None] * (1.0 / THREADS))
+        bound = tl.sum(tl.where(exact, 0.0, lost), axis=2)
+    else:
+        inexact = tl.max((~exact).to(tl.int32), axis=2) > 0
+        bound = tl.where(inexact, joined_bound(x_most, y_most, SCALE), 0.0)
+    return (sum_abs, squares, dot, low, largest, differing), bound
 
 
 @triton.jit

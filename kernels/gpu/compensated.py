@@ -33,7 +33,7 @@ import triton
 import triton.language as tl
 
 from . import constants
-from .closing import close_pairs, close_self, joined_bound, pair_bound, self_bound
+from .closing import close_pairs, close_self, joined_bound, self_bound, settled
 from .dtypes import (
     bits_in,
     derives_squares,
@@ -304,7 +304,7 @@ def compensated_kernel(
     arena, items, cells, slots, operands, cell_count, log2_strips, columns,
     A: tl.constexpr, B: tl.constexpr,
     CODE_X: tl.constexpr, SELF_X: tl.constexpr, CODE_Y: tl.constexpr, SELF_Y: tl.constexpr, PAIRS: tl.constexpr,
-    STAGES: tl.constexpr, WANTED: tl.constexpr,
+    STAGES: tl.constexpr, UNROLL: tl.constexpr, WANTED: tl.constexpr,
 ):  # fmt: skip
     """As `fused.tile_kernel`, whose arguments these are."""
     length, x_at, y_at, slots, cell = place(
@@ -319,7 +319,7 @@ def compensated_kernel(
     ys = none_y, none_y, none_y, none_y[0]
     pairs = _none(zero), _none(zero), _none(zero), zero, zero, zero
     whole = length // STEP
-    for step in tl.range(0, whole, num_stages=STAGES):
+    for step in tl.range(0, whole, num_stages=STAGES, loop_unroll_factor=UNROLL):
         xs, ys, pairs = _vector(
             arena, x_at, y_at, step * STEP, 0, length, xs, ys, pairs,
             CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, WIDTH, 1, False,
@@ -358,7 +358,9 @@ def compensated_kernel(
                 exact_strip(CODE_Y, None), 1.0,
             )  # fmt: skip
         if PAIRS:
-            bound = pair_bound(x_sums, y_sums, CODE_X, CODE_Y, size_of(CODE_X) != size_of(CODE_Y), 1.0)
+            pair_sums, bound = settled(
+                x_sums, y_sums, pair_sums, CODE_X, CODE_Y, size_of(CODE_X) != size_of(CODE_Y), 1.0
+            )  # fmt: skip
             close_pairs(
                 slots, tl.where(sound, -1, column), pair_sums, x_sums[1], y_sums[1], bound,
                 exact_strip(CODE_X, CODE_Y), derives_squares(CODE_X, CODE_Y), 1.0, WANTED,

@@ -50,6 +50,7 @@ def compile_ahead(
     with on_current(place):
         for launch in launches(codes, pairs, wide):
             counts = len(codes), len(launch.cells), 1, columns
-            kernel, how = tile_kernel(launch, wide), {**tile_constants(launch, sums), **tile_options(launch, wide)}
+            kernel = tile_kernel(launch, wide)
+            how = {**tile_constants(launch, sums, wide), **tile_options(launch, wide)}
             kernel.warmup(arena, table, table, slots, *counts, grid=(1,), **how)
         gather_kernel.warmup(slots, table, slots, columns, grid=(1,), **options())

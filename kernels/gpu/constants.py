@@ -5,8 +5,8 @@ from ..sums import CHUNK
 VECTOR_BYTES = 16  # what a thread loads at a time: the widest load there is
 THREADS = 128  # of a program: 4 warps, each thread one lane of every sum
 STRIP = 32768  # elements a program walks: 256 a lane, over which its end is spread; a power of two a chunk
-STRIPS = CHUNK // STRIP  # of a chunk
-LANE = STRIP // THREADS  # elements of a lane, for every dtype
+STRIPS = CHUNK // STRIP  # of a chunk, each with slots; a whole chunk is walked where nothing rounds, `dtypes.strip_of`
+LANE = STRIP // THREADS  # elements of a lane, of every dtype of which sums round
 
 # Slots of a strip, the same for operands and pairs: Σ|x| or Σ|d|, Σx² or Σd², Σx or Σxy as high part, low part and
 # error bound, max|x| or max|d|, #nonfinite or #(x ≠ y).

@@ -11,6 +11,7 @@ import sys
 import triton
 
 from ..decoders import DECODERS
+from ..sums import CHUNK
 from .constants import LANE, STRIP
 
 __all__ = [
@@ -24,9 +25,11 @@ __all__ = [
     "largest_fast",
     "needs_least",
     "parts_of",
+    "plain_products",
     "products_underflow",
     "scale_of",
     "size_of",
+    "strip_of",
     "unit_of",
 ]
 
@@ -55,7 +58,27 @@ _LARGEST = {
 _LARGEST["F8_E4M3"] = 448.0
 _LANE_BITS = LANE.bit_length() - 1
 _STRIP_BITS = STRIP.bit_length() - 1
+_CHUNK_BITS = CHUNK.bit_length() - 1
 _MANTISSA = 53
+
+
+@triton.constexpr_function
+def _strip_bits(x: str, y: str | None) -> int:
+    """log2 of the elements of a strip."""
+    # 2 Σxy is the most that is made of any.
+    whole = (y is None or y == x) and 2 * _SPANS[x] + 1 + _CHUNK_BITS <= _MANTISSA
+    return _CHUNK_BITS if whole else _STRIP_BITS
+
+
+@triton.constexpr_function
+def strip_of(x: str, y: str) -> int:
+    """Elements that a program walks, of operands of two dtypes.
+
+    A whole chunk where both have the same and no sum of one rounds (8-bit floats of four exponent bits, and integers of
+    16 and 8 bits): the end of a strip is spread over twice as many. As nothing rounds, an operand's sums of a chunk are
+    the same bits beside another dtype, where they are those of two strips.
+    """
+    return 1 << _strip_bits(x, y)
 
 
 @triton.constexpr_function
@@ -83,6 +106,12 @@ def exact_products(x: str, y: str) -> bool:
 
 
 @triton.constexpr_function
+def plain_products(x: str, y: str) -> bool:
+    """Whether the fast walk adds Σxy up without two-sums, in the hope that it is exact, or far from cancelling."""
+    return _BITS[x] + _BITS[y] <= 16 and not exact_products(x, y)
+
+
+@triton.constexpr_function
 def exact_differences(x: str, y: str) -> bool:
     """Whether x - y never rounds in float32."""
     return x == y and _SPANS[x] + 1 <= 24
@@ -91,13 +120,13 @@ def exact_differences(x: str, y: str) -> bool:
 @triton.constexpr_function
 def exact_strip(x: str, y: str | None) -> bool:
     """Whether no Σx of a strip rounds, or no Σxy where there is a y."""
-    return _SPANS[x] + (_SPANS[y] if y is not None else 0) + _STRIP_BITS <= _MANTISSA
+    return _SPANS[x] + (_SPANS[y] if y is not None else 0) + _strip_bits(x, y) <= _MANTISSA
 
 
 @triton.constexpr_function
 def derives_squares(x: str, y: str) -> bool:
-    """Whether no Σ(x-y)² of a strip rounds, nor what it is made of: Σx² + Σy² - 2 Σxy; and so no x - y in float32."""
-    return x == y and 2 * (_SPANS[x] + 1) + _STRIP_BITS <= _MANTISSA
+    """Whether nothing rounds of what Σ(x-y)² of a strip is made of: Σx² + Σy² - 2 Σxy; and so no x - y in float32."""
+    return x == y and 2 * _SPANS[x] + 1 + _strip_bits(x, y) <= _MANTISSA
 
 
 @triton.constexpr_function

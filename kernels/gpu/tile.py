@@ -12,7 +12,7 @@ from ..device import DeviceTile
 from ..wanted import Wanted
 from .available import fast_float64
 from .cells import Launch, launches
-from .constants import SLOTS, STRIP, STRIPS, SUMS, THREADS
+from .constants import SLOTS, STRIPS, SUMS, THREADS
 
 if TYPE_CHECKING:
     import torch
@@ -41,9 +41,10 @@ def tile_kernel(launch: Launch, float64: bool) -> Any:
     return tile_kernel
 
 
-def tile_constants(launch: Launch, wanted: Wanted = Wanted.ALL) -> dict[str, Any]:
+def tile_constants(launch: Launch, wanted: Wanted = Wanted.ALL, float64: bool = True) -> dict[str, Any]:
     """What the kernel of a launch is compiled for; launches without pairs have one kernel for any sums."""
     a, b = launch.shape
+    alone, compensated = a + b <= 2, is_compensated(launch, float64)
     return {
         "A": a,
         "B": b,
@@ -52,7 +53,9 @@ def tile_constants(launch: Launch, wanted: Wanted = Wanted.ALL) -> dict[str, Any
         "CODE_Y": launch.y,
         "SELF_Y": launch.self_y,
         "PAIRS": launch.pairs,
-        "STAGES": 4 if a + b <= 2 else 3,  # steps whose loads are under way: 12 KiB a program, or 20 for five operands
+        "STAGES": 4 if alone else 3,  # steps whose loads are under way: 12 KiB a program, or 20 for five operands
+        # Its step takes 379 instructions, 9 of which two steps in one save; other pairs gain less, or spill registers.
+        "UNROLL": 2 if alone and not compensated and launch.x == launch.y == "F8_E4M3" else 1,
         "WANTED": int(wanted & Wanted.PAIRS if launch.pairs else Wanted.PAIRS),
     }
 
@@ -126,13 +129,16 @@ class Tile(DeviceTile):
         """
         import torch
 
+        from .dtypes import strip_of
+
         starts = addresses[items[:, 0]] + items[:, 1, None] * self.itemsizes - arena.data_ptr()
         assert not (starts % 16).any() and arena.data_ptr() % 16 == 0
         table = self._on_device(np.c_[items[:, 3], items[:, 2], starts // 16])
         words = arena[: arena.numel() // 4 * 4].view(torch.int32)
-        log2_strips = (-(-int(items[:, 2].max()) // STRIP) - 1).bit_length()
+        longest = int(items[:, 2].max())
         with on_current(self.device):
             for launch, cells in self._launches:
+                log2_strips = (-(-longest // strip_of(launch.x, launch.y)) - 1).bit_length()
                 tile_kernel(launch, self.float64)[((len(items) << log2_strips) * len(cells),)](
                     words,
                     table,
@@ -142,7 +148,7 @@ class Tile(DeviceTile):
                     len(cells),
                     log2_strips,
                     self._columns,
-                    **tile_constants(launch, self.wanted),
+                    **tile_constants(launch, self.wanted, self.float64),
                     **tile_options(launch, self.float64),
                 )
         return int(items[:, 2].sum() * self.itemsizes.sum())
@@ -184,7 +190,7 @@ class Tile(DeviceTile):
         tensors = len(self.elements)
         sums = torch.zeros((tensors, self._columns, SUMS), dtype=torch.float64, device=self.device)
         if sums.numel():
-            first = np.searchsorted(self.items[:, 0], np.arange(tensors + 1)) * STRIPS
+            first = np.searchsorted(self.items[:, 0], np.arange(tensors + 1))
             with on_current(self.device):
                 gather_kernel[(tensors * self._columns,)](
                     self._slots, self._on_device(first), sums, self._columns, **options()

@@ -15,13 +15,12 @@ import triton.language as tl
 
 from . import constants
 from .decode import element
-from .dtypes import bits_in, derives_squares, exact_products, needs_least, scale_of, size_of
+from .dtypes import bits_in, derives_squares, exact_products, needs_least, scale_of, size_of, strip_of
 from .exact import added, bits_of
 
 __all__ = ["beside", "block_of", "columns_of", "first_of", "no_pairs", "no_self", "place", "value", "vector", "words"]
 
 THREADS = tl.constexpr(constants.THREADS)
-STRIP = tl.constexpr(constants.STRIP)
 STRIPS = tl.constexpr(constants.STRIPS)
 SLOTS = tl.constexpr(constants.SLOTS)
 INFINITY = tl.constexpr(0x7FF0000000000000)
@@ -43,6 +42,7 @@ def place(
     program //= cell_count
     strip = program & ((1 << log2_strips) - 1)
     item = items + (program >> log2_strips).to(tl.int64) * (2 + operands)
+    STRIP: tl.constexpr = strip_of(CODE_X, CODE_Y)
     length = tl.maximum(tl.minimum(tl.load(item + 1) - strip * STRIP, STRIP), 0).to(tl.int32)
     a, b = tl.arange(0, A), tl.arange(0, B)
     x_at = tl.load(item + 2 + tl.load(cell + a)) * 4 + strip * (STRIP * size_of(CODE_X) // 4)
@@ -189,7 +189,7 @@ def _add_pairs(
 
     DERIVED: Σd² follows from other sums, and Σ|d| is added to a run in float32, which is exact.
     """
-    sum_abs, squares, dot, low, largest, differing = sums
+    sum_abs, squares, dot, low, largest, differing, plain = sums
     if largest.dtype == tl.float32 or (DERIVED and not CAREFUL):
         short = tl.abs(x[:, None, :] - y[None, :, :])
         if largest.dtype == tl.float32:
@@ -213,11 +213,13 @@ def _add_pairs(
     if EXACT or (BITS <= 16 and not CAREFUL):
         dot = tl.fma(x, y, dot)
     else:
+        if BITS <= 16:
+            plain = tl.fma(x, y, plain)
         product = x * y
         if BITS > 53:
             low += tl.fma(x, y, -product)
         dot, low = added(dot, low, product)
-    return (sum_abs, squares, dot, low, largest, differing), run
+    return (sum_abs, squares, dot, low, largest, differing, plain), run
 
 
 @triton.jit
@@ -266,7 +268,7 @@ def vector(
                 bits_in(CODE_X) + bits_in(CODE_Y), exact_products(CODE_X, CODE_Y), DERIVED, CAREFUL,
             )  # fmt: skip
     if DERIVED and not CAREFUL:
-        pairs = pairs[0] + run.to(tl.float64), pairs[1], pairs[2], pairs[3], pairs[4], pairs[5]
+        pairs = pairs[0] + run.to(tl.float64), pairs[1], pairs[2], pairs[3], pairs[4], pairs[5], pairs[6]
     return xs, ys, pairs
 
 
@@ -283,7 +285,7 @@ def no_self(ROWS: tl.constexpr, CODE: tl.constexpr):
 
 @triton.jit
 def no_pairs(A: tl.constexpr, B: tl.constexpr, SHORT: tl.constexpr):
-    """Pair sums of nothing; the maximum is a float32, or the bits of a float64."""
+    """Pair sums of nothing; the maximum is a float32, or the bits of a float64. The last is a Σxy without two-sums."""
     zero = tl.zeros([A, B, THREADS], tl.float64)
     largest = tl.zeros([A, B, THREADS], tl.float32 if SHORT else tl.int64)
-    return zero, zero, zero, zero, largest, tl.zeros([A, B, THREADS], tl.float32)
+    return zero, zero, zero, zero, largest, tl.zeros([A, B, THREADS], tl.float32), zero

@@ -53,6 +53,13 @@ def launch_of(x, y=None, shape=(1, 1), selfs=None):
     return Launch(x, y or x, self_x, self_y, y is not None, np.zeros((1, 1), np.int64), shape)
 
 
+def steps_of(launch, float64=True):
+    """How many steps the loop of the fast walk takes at a time."""
+    from weighbridge.kernels.gpu.tile import tile_constants
+
+    return tile_constants(launch, float64=float64)["UNROLL"]
+
+
 def compiled(launch, arch, float64, folder, wanted=Wanted.ALL):
     """The kernel of `launch` compiled for sm_<arch>; `folder` is Triton's cache and takes the machine code."""
     from weighbridge.kernels.gpu.tile import tile_constants, tile_kernel, tile_options
@@ -60,9 +67,8 @@ def compiled(launch, arch, float64, folder, wanted=Wanted.ALL):
     pointers = {"arena": "*i32", "items": "*i64", "cells": "*i64", "slots": "*fp64"}
     integers = dict.fromkeys(("operands", "cell_count", "log2_strips", "columns"), "i32")
     options = tile_options(launch, float64)
-    return _compiled(
-        tile_kernel(launch, float64), pointers, integers, tile_constants(launch, wanted), options, arch, folder
-    )
+    constants = tile_constants(launch, wanted, float64)
+    return _compiled(tile_kernel(launch, float64), pointers, integers, constants, options, arch, folder)
 
 
 def compiled_gather(arch, folder):
@@ -70,7 +76,7 @@ def compiled_gather(arch, folder):
     from weighbridge.kernels.gpu.gather import gather_kernel
     from weighbridge.kernels.gpu.tile import options
 
-    pointers = {"slots": "*fp64", "first_strip": "*i64", "sums": "*fp64"}
+    pointers = {"slots": "*fp64", "first_chunk": "*i64", "sums": "*fp64"}
     return _compiled(gather_kernel, pointers, {"columns": "i32"}, {}, options(), arch, folder)
 
 
@@ -127,8 +133,9 @@ def _table(folder):
 
     for code in MAIN:
         for shape in ((1, 1), (4, 1), (2, 2)):
-            machine = compiled(launch_of(code, code, shape), 90, True, folder)
-            pairs = 16 // DECODERS[code].itemsize * shape[0] * shape[1]
+            launch = launch_of(code, code, shape)
+            machine = compiled(launch, 90, True, folder)
+            pairs = 16 // DECODERS[code].itemsize * shape[0] * shape[1] * steps_of(launch)
             count = Counter(op.split(".")[0] for op in machine.fast)
             double = sum(count[op] for op in ("DADD", "DMUL", "DFMA"))
             print(
