@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 import weighbridge
-from weighbridge.engine import devices
+from weighbridge.engine import devices, execute, matrix  # all before `choose` is replaced, which they take over
 from weighbridge.engine.devices import FUSED, PORTABLE, Device, arithmetic
 from weighbridge.engine.errors import DeviceError, OptionError
 from weighbridge.engine.sweep import run_sweep
@@ -28,8 +28,8 @@ def card(monkeypatch):
 
     def put(fast):
         monkeypatch.setattr(devices, "choose", lambda device, *_: [Device(device, FUSED)])
-        monkeypatch.setattr("weighbridge.engine.matrix.choose", devices.choose)
-        monkeypatch.setattr("weighbridge.engine.execute.choose", lambda *_: [])
+        monkeypatch.setattr(matrix, "choose", devices.choose)
+        monkeypatch.setattr(execute, "choose", lambda *_: [])
         monkeypatch.setattr(devices, "_fast_float64", lambda name: fast)
 
     return put
