@@ -28,6 +28,7 @@ from .all_pairs import AllPairs, Block, Kept, blocks, gather
 from .checkpoint import Checkpoint, TensorRef
 from .errors import FormatError, OptionError, OutputError
 from .joint import JointLedger, JointTensor, Standing, pairs_of
+from .metrics import METRIC_VERSION
 from .naming import kind_of, layer_of
 from .row_table import read_parquet
 from .task_vectors import TaskVectors, moved_tensors
@@ -39,9 +40,6 @@ if TYPE_CHECKING:
 __all__ = ["FORMAT", "MANIFEST", "MatrixStore"]
 
 FORMAT = 1
-METRIC_VERSION = 2
-"""Raised when a sum changes its meaning or its bits, so that blocks of before are not taken for new ones."""
-
 MANIFEST = "matrix.json"
 _TASKS = "tasks.parquet"
 _PRODUCTS = ("product", "sum_sq_i", "sum_sq_j")

@@ -23,7 +23,10 @@ import numpy as np
 
 from ..kernels.wanted import Wanted
 
-__all__ = ["METRICS", "compute", "needed", "pooled"]
+__all__ = ["METRICS", "METRIC_VERSION", "compute", "needed", "pooled"]
+
+METRIC_VERSION = 2
+"""Raised when a sum or metric changes its meaning or its bits, so that what is kept of before is not taken for new."""
 
 METRICS = (
     "delta",

@@ -15,10 +15,11 @@ from .errors import FormatError, OptionError, WeighbridgeError
 from .formats import open_checkpoint
 from .formats.shard import digest
 from .matching import match
+from .metrics import METRIC_VERSION
 from .others import Other, find_others
 from .places import files_id
 from .store import Store
-from .sweep_record import METRIC_VERSION, owner
+from .sweep_record import owner
 from .sweep_task import Outcome, Settings, Task, failure, match_like
 
 __all__ = ["BATCH_BYTES", "Plan", "estimated_seconds", "plan_sweep"]

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .errors import OutputError
+from .metrics import METRIC_VERSION
 from .others import Other
 from .store import FORMAT, Store, entry_of, merge_entries
 
@@ -14,10 +15,7 @@ if TYPE_CHECKING:
     from .sweep_plan import Plan
     from .sweep_task import Outcome, Settings
 
-__all__ = ["METRIC_VERSION", "begin", "finish", "keep", "owner"]
-
-METRIC_VERSION = 2
-"""Raised when a sum or metric changes its meaning or its bits, so that results of before are not taken for new ones."""
+__all__ = ["begin", "finish", "keep", "owner"]
 
 _STATUS = {"done": "done", "reused": "done", "kept": "done", "failed": "failed"}  # an outcome's -> the manifest's
 
