@@ -209,7 +209,7 @@ def _on_cpu(
     workers, computing = threads, threading.Semaphore(threads)
     if staging.needed:
         workers += 2
-    mapped = tiles.spread(staging.addresses)
+    mapped = [] if staging.needed else tiles.spread(staging.addresses)
 
     def read_and_run(task: np.ndarray) -> int:
         if not staging.needed:

@@ -36,7 +36,7 @@ from .plan import Batch
 from .reading import Files
 from .ring import Limits, Ring
 from .shares import Share, Sums
-from .together import Together, Way
+from .together import Together, Way, lengths
 from .transport import Slot, free_bytes, transport
 
 __all__ = ["Job", "Lane", "Take", "Tell"]
@@ -288,9 +288,12 @@ class Lane:
         can_halve = self._buffer_bytes > self._job.limits.least_bytes
         if not can_halve and len(share.batch.members) == 1:
             tensor = share.batch.members[0]
+            nbytes = (
+                lengths(share.batch, self._job.ways) * [DECODERS[code].itemsize for code in share.batch.dtypes]
+            ).sum()
             raise DeviceError(
                 f'{self.device.name} has too little memory for tensor "{tensor.operands[-1].name}" of '
-                f"{tensor.nbytes:,} bytes even with buffers of {self._buffer_bytes:,} ({first_sentence(error)}); "
+                f"{nbytes:,} bytes even with buffers of {self._buffer_bytes:,} ({first_sentence(error)}); "
                 "free some, raise --device-memory, or use --device cpu."
             ) from error
         if can_halve:

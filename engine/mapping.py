@@ -15,19 +15,19 @@ import numpy as np
 
 __all__ = ["Mapper"]
 
-_STEP = 2 << 20  # maps of files begin at a multiple of it, so that the system can use large pages
+_STEP = 2 << 20  # disk file systems map at multiples of it, for large pages; a map is moved by whole steps
 _COLOURS = 128
 
 
 class Mapper:
-    """Maps the files of a run, each to an address of a colour of its own.
+    """Maps the files of a run, each to an address of a colour of its own where the system lets it.
 
     The first-level cache of Zen processors finds a line by a hash of 16 bits of its address, bits 12 to 27, and holds
     one line per hash and set (Lipp et al., "Take A Way", 2020, section 3). Maps follow each other in the address space
-    and begin at multiples of 2 MiB, so files of 256 MiB, 1 GiB or 2 GiB lie at addresses that agree in all of those
-    bits, and equal places of both drive each other out of the cache: two int8 tensors of 1 GiB took 232 ms so and
-    127 ms with one moved by 2 MiB, float32 412 and 332 (one thread). The colour of an address is what is left of it
-    modulo 256 MiB, in steps of 2 MiB.
+    and mostly begin at multiples of 2 MiB, so files of 256 MiB, 1 GiB or 2 GiB lie at addresses that agree in all of
+    those bits, and equal places of both drive each other out of the cache: two int8 tensors of 1 GiB took 232 ms so
+    and 127 ms with one moved by 2 MiB, float32 412 and 332 (one thread). The colour of an address is what is left of
+    it modulo 256 MiB, in steps of 2 MiB.
     """
 
     def __init__(self) -> None:
@@ -44,6 +44,7 @@ class Mapper:
             (nbytes,) uint8; it is unmapped when the last array that shows it goes.
         Raises:
             OSError: the file cannot be mapped.
+            ValueError: it ends before that part does.
         """
         array = _map(descriptor, nbytes, offset)
         if array is None or nbytes < _STEP:  # what fits into the second-level cache does not wait for memory
@@ -52,11 +53,14 @@ class Mapper:
             self._taken.clear()
         start = int(array.ctypes.data)
         colour = start // _STEP % _COLOURS
-        if colour in self._taken and sys.platform == "linux":
-            # Maps grow downwards, so what lies below is free, and so is the place that this one leaves.
-            steps = next(step for step in range(1, _COLOURS) if (colour - step) % _COLOURS not in self._taken)
+        # Maps mostly grow downwards: what lies below is free, as is the place that this one leaves. Else it is above.
+        for way in (-1, 1):
+            if colour not in self._taken or sys.platform != "linux":
+                break
+            first = start // _STEP % _COLOURS
+            steps = next(step for step in range(1, _COLOURS) if (first + way * step) % _COLOURS not in self._taken)
             del array
-            array = _map_near(start - steps * _STEP, descriptor, nbytes, offset)
+            array = _map_near(start + way * steps * _STEP, descriptor, nbytes, offset)
             if array is None:
                 return None
             colour = int(array.ctypes.data) // _STEP % _COLOURS

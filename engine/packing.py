@@ -55,7 +55,7 @@ def packed_bytes(items: np.ndarray, itemsizes: np.ndarray) -> np.ndarray:
 class Packing(Staging):
     """The tensors of a batch, packed task by task.
 
-    Two operands of a tensor that are the very same bytes of one file (the base of a sweep where an other links to it)
+    Two operands of a tensor that are the very same bytes (the base of a sweep where an other links to it)
     share a place, and are read and sent once.
 
     Args:
@@ -66,7 +66,7 @@ class Packing(Staging):
 
     def __init__(self, files: Files, placed: Placed, sizes: np.ndarray, itemsizes: np.ndarray) -> None:
         super().__init__(files, placed, sizes, itemsizes)
-        self._first = _first_of_equals(self._file, self._base, np.broadcast_to(itemsizes, sizes.shape))
+        self._first = _first_of_equals(self._file, self._base, sizes, np.broadcast_to(itemsizes, sizes.shape))
 
     def fill(self, items: np.ndarray, target: np.ndarray) -> Packed:
         """Put the elements of some items into a buffer, of each operand what there is of it.

@@ -87,6 +87,8 @@ class _File:
             array = self.mapper.map(self.descriptor, nbytes, offset)
         except OSError as error:
             raise ReadError(f"{self.path} cannot be mapped: {error.strerror or error}; try --io pread.") from error
+        except ValueError as error:
+            raise ReadError(_changed(self, os.fstat(self.descriptor).st_size)) from error
         if array is None:
             return None
         slot = faults.guard(int(array.ctypes.data), nbytes)

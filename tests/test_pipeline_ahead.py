@@ -146,7 +146,7 @@ def test_memory_is_bounded_at_every_moment(tmp_path, monkeypatch, codes, sizes, 
             super().__init__(*args, **options)
             alive.add(self)
             tiles.append(len(alive))
-            held.append(sum(len(tile.items) * 3 * 4 * 7 * 8 for tile in alive))
+            held.append(sum(len(tile.items) * 3 * 2 * 7 * 8 for tile in alive))
 
     stand_in(monkeypatch, Tile)
     slot = Plain.slot

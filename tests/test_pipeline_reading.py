@@ -59,6 +59,23 @@ def test_every_run_begins_at_a_multiple_of_16(tmp_path, io, gap, code, itemsize,
                     np.testing.assert_array_equal(target[at : at + length], wanted)
 
 
+@pytest.mark.parametrize("io", ["map", "pread"])
+def test_what_begins_at_one_place_and_ends_at_two_is_brought_whole(tmp_path, io):
+    """A table and a view of its first rows: they share no place, as the shorter one would end too soon."""
+    rng = np.random.default_rng(5)
+    values = random_tensor("U8", 5000, rng)
+    (ref,) = write(tmp_path / "a", [("U8", values)])
+    sizes = np.array([[2000, 5000, 5000]])
+    items = cpu.Tile(["U8"], np.array([5000]), np.zeros((0, 2), np.int64)).items
+    with Files(io) as files:
+        packed = Packing(files, Placed.of([(ref, ref, ref)]), sizes, np.ones(3, np.int64))
+        target = np.zeros(20_000, np.uint8)
+        places = packed.fill(items, target).places[0].tolist()
+    assert places[0] != places[1] == places[2]
+    for at, size in zip(places, sizes[0].tolist(), strict=True):
+        np.testing.assert_array_equal(target[at : at + size], values[:size])
+
+
 def test_reads_that_return_less(tmp_path, monkeypatch):
     """A file system may give a few bytes at a time; what lies together is still asked for in one call."""
     tensors, rows = two_files(tmp_path, 7)

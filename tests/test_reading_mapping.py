@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from weighbridge.engine import mapping
+from weighbridge.engine.errors import ReadError
 from weighbridge.engine.mapping import Mapper
 from weighbridge.engine.reading import Files
 
@@ -33,8 +34,40 @@ def sparse(tmp_path):
 def test_files_of_one_size_are_mapped_to_different_colours(sparse, nbytes):
     with Files("map") as files:
         starts = [files.file(str(path)).mapped.ctypes.data for path in sparse(9, nbytes)]
-    assert len({start % PERIOD for start in starts}) == 9
-    assert not any(start % mapping._STEP for start in starts) or nbytes < 2 * mapping._STEP
+    assert len({start // mapping._STEP % mapping._COLOURS for start in starts}) == 9
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="maps are moved on Linux")
+def test_where_no_place_below_is_free_the_one_above_is_asked_for(sparse, monkeypatch):
+    """As where maps grow upwards: the system puts the map back to where it was."""
+    real, wishes = mapping._map_near, []
+
+    def near(wish, *rest):
+        wishes.append(wish)
+        return real(0, *rest)
+
+    monkeypatch.setattr(mapping, "_map_near", near)
+    (path,) = sparse(1, 3 << 20)
+    mapper = Mapper()
+    with open(path, "rb") as file:
+        first = mapper.map(file.fileno(), 3 << 20)
+        assert not wishes
+        (colour,) = mapper._taken
+        free = (colour + mapping._COLOURS // 2) % mapping._COLOURS
+        mapper._taken = set(range(mapping._COLOURS)) - {free}
+        second = mapper.map(file.fileno(), 3 << 20)
+    assert len(wishes) == 2 and wishes[1] - wishes[0] == PERIOD
+    assert {wish // mapping._STEP % mapping._COLOURS for wish in wishes} == {free}
+    assert first[0] == second[0] == 0 and len(second) == 3 << 20
+
+
+def test_a_file_that_was_cut_short_before_it_is_mapped(sparse):
+    (path,) = sparse(1, 3 << 20)
+    with Files("map") as files:
+        file = files.file(str(path))
+        os.truncate(path, 5000)
+        with pytest.raises(ReadError, match=r"changed while it was being read \(3,145,728 bytes before, 5,000 after\)"):
+            assert file.mapped is not None
 
 
 def test_a_map_that_was_moved_shows_the_file(sparse):
