@@ -24,7 +24,7 @@ from .errors import ReadError
 from .loading import Say, load_gpu_kernels, load_kernels
 from .plan import Batch, Joined, batches
 from .reading import Files, Staging
-from .together import Together, Way, lengths
+from .together import Way, lengths, tiles_of
 
 __all__ = ["Sums", "execute", "execute_ways"]
 
@@ -197,7 +197,7 @@ def _as_read_error() -> Iterator[None]:
 def _on_cpu(
     batch: Batch, ways: Sequence[Way], files: Files, wanted: Wanted, threads: int, report: _Throttle
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    tiles = Together(batch, ways, partial(cpu.Tile, wanted=wanted), together.PIECE_BYTES)
+    tiles = tiles_of(batch, ways, partial(cpu.Tile, wanted=wanted), together.PIECE_BYTES)
     staging = Staging(files, batch.placed, tiles.sizes, tiles.itemsizes)
 
     def run(items: np.ndarray, addresses: list[np.ndarray]) -> int:

@@ -36,7 +36,7 @@ from .plan import Batch
 from .reading import Files
 from .ring import Limits, Ring
 from .shares import Share, Sums
-from .together import Together, Way, lengths
+from .together import Way, lengths, tiles_of
 from .transport import Slot, free_bytes, transport
 
 __all__ = ["Job", "Lane", "Take", "Tell"]
@@ -334,7 +334,7 @@ class Lane:
             make = partial(
                 self.device.kernels.Tile, device=self.device.name, wanted=job.wanted, float64=self.device.float64
             )
-            run.tile = Together(batch, job.ways, make)
+            run.tile = tiles_of(batch, job.ways, make)
         itemsizes = run.tile.itemsizes
         with job.opening:
             run.packing = Packing(job.files, batch.placed, run.tile.sizes, itemsizes)

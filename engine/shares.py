@@ -93,7 +93,7 @@ class Share:
         """The sums of the batch out of a tile that was run; None where other shares of the tensor are to come.
 
         Args:
-            tile: a `Together` with the slots of `items` filled.
+            tile: tiles with the slots of `items` filled.
             resolve, threads: as for `Tile.finish`.
         """
         if self.chunks is not None and self.whole is not None:

@@ -25,7 +25,7 @@ from ..kernels.layout import BLOCK
 from ..kernels.sums import CHUNK
 from .plan import Batch
 
-__all__ = ["PIECE_BYTES", "Together", "Way", "lengths"]
+__all__ = ["PIECE_BYTES", "Way", "lengths", "tiles_of"]
 
 PIECE_BYTES = 1 << 20
 """What one tile is run over before the next: a common second-level cache. Of many operands one block may take more."""
@@ -66,15 +66,56 @@ def lengths(batch: Batch, ways: Sequence[Way]) -> NDArray[np.int64]:
     return out
 
 
-class Together:
+def tiles_of(
+    batch: Batch, ways: Sequence[Way], tile: Callable[..., Any], piece_bytes: int | None = None
+) -> One | Together:
     """The tiles of a batch, one for each way, run as one tile over all joined operands would be.
 
     Args:
         batch: the K tensors.
-        ways: at least one; with one it is that tile and no more.
+        ways: at least one.
         tile: makes a tile of a backend from dtypes, elements and pairs.
         piece_bytes: what one tile is run over before the next; None: all that it is given, as on a device, to whose
             memory that was brought already.
+    """
+    made = [tile(way.dtypes(batch), way.of(batch), way.pairs) for way in ways]
+    sizes = lengths(batch, ways)
+    return One(batch, made[0], sizes) if len(made) == 1 else Together(batch, ways, made, sizes, piece_bytes)
+
+
+class One:
+    """The only tile of a batch, in the words of `Together`, whose attributes and methods these are."""
+
+    def __init__(self, batch: Batch, tile: Any, lengths: NDArray[np.int64]) -> None:
+        self._tile = tile
+        self.itemsizes = np.array([DECODERS[dtype].itemsize for dtype in batch.dtypes], np.int64)
+        self.sizes = lengths * self.itemsizes
+        self.items: np.ndarray = tile.items
+
+    def parts(self, threads: int) -> Iterator[np.ndarray]:
+        yield from self._tile.parts(threads)
+
+    def tasks(self, threads: int, part: np.ndarray) -> list[np.ndarray]:
+        return list(self._tile.tasks(threads, part))
+
+    def spread(self, addresses: np.ndarray) -> list[np.ndarray]:
+        return [addresses]
+
+    def run(self, task: np.ndarray, addresses: Sequence[np.ndarray], *arena: Any) -> int:
+        return int(self._tile.run(task, addresses[0], *arena))
+
+    def slots(self, first: int, last: int) -> list[Any]:
+        return [self._tile.slots(first, last)]
+
+    def put_slots(self, first: int, slots: Sequence[Any]) -> None:
+        self._tile.put_slots(first, slots[0])
+
+    def finish(self, resolve: Resolve, threads: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        return [self._tile.finish(resolve, threads)]
+
+
+class Together:
+    """Two tiles or more over the same bytes.
 
     Attributes:
         itemsizes: (N,) int64, of the joined operands.
@@ -83,30 +124,29 @@ class Together:
     """
 
     def __init__(
-        self, batch: Batch, ways: Sequence[Way], tile: Callable[..., Any], piece_bytes: int | None = None
+        self,
+        batch: Batch,
+        ways: Sequence[Way],
+        tiles: Sequence[Any],
+        lengths: NDArray[np.int64],
+        piece_bytes: int | None,
     ) -> None:
-        self._tiles = [tile(way.dtypes(batch), way.of(batch), way.pairs) for way in ways]
+        self._tiles = tiles
         self._piece_bytes = piece_bytes
         self._columns = [list(way.operands) for way in ways]
         self.itemsizes = np.array([DECODERS[dtype].itemsize for dtype in batch.dtypes], np.int64)
-        self._lengths = lengths(batch, ways)
+        self._lengths = lengths
         self.sizes = self._lengths * self.itemsizes
         self._width = int(self.itemsizes.sum())
-        if len(ways) == 1:
-            self.items = self._tiles[0].items
-            return
         self.items = cpu.chunk_items(self._lengths.max(axis=1, initial=0))
         # Of each tile: the first of its items of every tensor, and how many of its items come before one of ours.
         self._first = [np.searchsorted(tile.items[:, 0], np.arange(len(batch.members))) for tile in self._tiles]
         tensor, start = self.items[:, 0], self.items[:, 1]
         self._before = [np.r_[0, np.cumsum(start < tile.elements[tensor])] for tile in self._tiles]
 
-    def parts(self, threads: int, slot_bytes: int = cpu.SLOT_BYTES) -> Iterator[np.ndarray]:
-        """The items in parts whose slots take about `slot_bytes` in all tiles together, as `cpu.Tile.parts`."""
-        if len(self._tiles) == 1:
-            yield from self._tiles[0].parts(threads, slot_bytes)
-            return
-        most = max(slot_bytes // sum(tile.chunk_slot_bytes for tile in self._tiles), 2 * threads)
+    def parts(self, threads: int) -> Iterator[np.ndarray]:
+        """The items in parts whose slots take about `cpu.SLOT_BYTES` in all tiles together, as `cpu.Tile.parts`."""
+        most = max(cpu.SLOT_BYTES // sum(tile.chunk_slot_bytes for tile in self._tiles), 2 * threads)
         for first in range(0, len(self.items), most):
             part = self.items[first : first + most]
             with ExitStack() as stack:
@@ -116,14 +156,10 @@ class Together:
 
     def tasks(self, threads: int, part: np.ndarray) -> list[np.ndarray]:
         """Items of a part cut into runs of about `cpu.TASK_BYTES`, at least one per thread."""
-        if len(self._tiles) == 1:
-            return list(self._tiles[0].tasks(threads, part))
         return cpu.cut_tasks(part, self._width, threads)
 
     def spread(self, addresses: np.ndarray) -> list[np.ndarray]:
         """Addresses (K, N) of the joined operands as those of each tile's own."""
-        if len(self._tiles) == 1:
-            return [addresses]
         return [np.ascontiguousarray(addresses[:, columns]) for columns in self._columns]
 
     def run(self, task: np.ndarray, addresses: Sequence[np.ndarray], *arena: Any) -> int:
@@ -136,8 +172,6 @@ class Together:
         Returns:
             The bytes that were read, those that several tiles have in common once.
         """
-        if len(self._tiles) == 1:
-            return int(self._tiles[0].run(task, addresses[0], *arena))
         pieces, ends = self._pieces(task)
         tensors = self.items[pieces[:, 3], 0]
         runs = []
@@ -175,15 +209,13 @@ class Together:
 
     def slots(self, first: int, last: int) -> list[Any]:
         """What `run` has left of the items from `first` to before `last`, of each tile, in the memory of the host."""
-        if len(self._tiles) == 1:
-            return [self._tiles[0].slots(first, last)]
         ends = [(int(before[first]), int(before[last])) for before in self._before]
         return [tile.slots(*each) for tile, each in zip(self._tiles, ends, strict=True)]
 
     def put_slots(self, first: int, slots: Sequence[Any]) -> None:
         """Take what another of these has of the items from `first` on, as if `run` had left it here."""
-        for number, (tile, each) in enumerate(zip(self._tiles, slots, strict=True)):
-            tile.put_slots(first if len(self._tiles) == 1 else int(self._before[number][first]), each)
+        for tile, before, each in zip(self._tiles, self._before, slots, strict=True):
+            tile.put_slots(int(before[first]), each)
 
     def finish(self, resolve: Resolve, threads: int) -> list[tuple[np.ndarray, np.ndarray]]:
         """The sums of every way, as `cpu.Tile.finish`; `resolve` gives the addresses of all joined operands."""
