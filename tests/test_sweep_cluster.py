@@ -152,9 +152,10 @@ def test_a_cluster_without_a_free_processor_answers(cluster, checkpoints, tmp_pa
     import ray
 
     folder, base, _ = checkpoints
+    busy = []
     ray.init(address=cluster.address, log_to_driver=False)
     try:
-        busy = [ray.remote(num_cpus=1)(time.sleep).remote(120) for _ in range(2)]
+        busy += [ray.remote(num_cpus=1)(lambda: time.sleep(120)).remote() for _ in range(2)]
         _wait_for(lambda: ray.available_resources().get("CPU", 0) == 0)
         plans = []
         options = {"out": tmp_path / "out", "device": "portable:cpu", "cluster": cluster.address}
