@@ -115,14 +115,11 @@ def plan_sweep(
         possible = arithmetics_of(device)
     store = Store(out) if out is not None else None
     there: Mapping[str, Any] = store.manifest if store is not None and store.exists() else {}
-    sums = possible[0] if len(possible) == 1 else ""
+    begun_in = _begun_in(there, options) if there and not force else ""
+    sums = begun_in or (possible[0] if len(possible) == 1 else "")
     if store is not None and there and not force:
-        begun_in = _begun_in(there, options)
         where = f"--device {device} computes in {_either(possible)} {'here' if cluster is None else 'on the cluster'}"
         _require_same(store.path, there, opened, options, begun_in, possible, where)
-        sums = begun_in or sums
-    else:
-        begun_in = ""
     extras = [*(entry["extra"] for entry in there.get("others", ())), *(other.extra for other in found)]
     settings = Settings(
         source, opened.label, opened.identity, None if out is None else os.fspath(out), options,

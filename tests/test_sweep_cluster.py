@@ -152,21 +152,21 @@ def test_a_cluster_without_a_free_processor_answers(cluster, checkpoints, tmp_pa
     import ray
 
     folder, base, _ = checkpoints
-    busy = []
+    options = {"out": tmp_path / "out", "device": "portable:cpu", "cluster": cluster.address}
+    plans = []
+    planning = threading.Thread(target=lambda: plans.append(plan_sweep(base, [folder / "o-*"], **options)), daemon=True)
     ray.init(address=cluster.address, log_to_driver=False)
+    busy = [ray.remote(num_cpus=1)(lambda: time.sleep(120)).remote() for _ in range(2)]
     try:
-        busy += [ray.remote(num_cpus=1)(lambda: time.sleep(120)).remote() for _ in range(2)]
         _wait_for(lambda: ray.available_resources().get("CPU", 0) == 0)
-        plans = []
-        options = {"out": tmp_path / "out", "device": "portable:cpu", "cluster": cluster.address}
-        planning = threading.Thread(target=lambda: plans.append(plan_sweep(base, [folder / "o-*"], **options)))
-        planning.daemon = True
         planning.start()
         planning.join(WAIT_SECONDS)
         assert [plan.settings.arithmetic for plan in plans] == ["portable"]
     finally:
         for each in busy:
             ray.cancel(each, force=True)
+        if planning.ident is not None:
+            planning.join(WAIT_SECONDS)  # shut down while somebody waits for it Ray ends the whole process
         ray.shutdown()
 
 
