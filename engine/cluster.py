@@ -22,35 +22,58 @@ from .sweep_record import keep
 from .sweep_task import Outcome, Settings, Task, run_task
 from .workers import Done, given_up, singly
 
-__all__ = ["arithmetic_on", "run_ray", "slots_of"]
+__all__ = ["run_ray", "survey"]
 
 _RETRIES = 2  # of a task whose process or node died
 _CONNECT_SECONDS = 10
 _NO_GPU = ("auto", "cpu", "portable:cpu")
+_GLANCE_GPUS = 0.01  # of a GPU, to ask a node which it is: there is room for that beside other fractions
+_NOT_IMPORTED = "The remote function failed to import on the worker"  # how Ray begins what it makes of an ImportError
 
 
-def arithmetic_on(address: str, device: str, threads: int | None = None) -> str:
-    """What the last bits follow from where the cluster computes, see `devices.arithmetic`; this machine may lack a GPU.
+def survey(address: str, device: str, threads: int | None, begun_in: str = "") -> tuple[str, int]:
+    """What a plan needs to know of the cluster: what the last bits follow from there, and how many tasks run at a time.
 
-    A node that has the device free is asked, the processor is not. Every task looks again, on its own node.
+    This machine may lack a GPU, so a node that has one is asked, with a task that takes next to nothing from those that
+    run there. The processor is not asked, nor is anybody where it is known. Every task looks again, on its own node.
 
+    Args:
+        address: of the cluster, or "auto".
+        device: which is asked for; "auto" is none such.
+        threads: of a task.
+        begun_in: the arithmetic of a sweep that goes on; "" of one that begins.
+    Returns:
+        The arithmetic, see `devices.arithmetic`, and the number of tasks.
     Raises:
-        OptionError, ClusterError: as for `run_ray`.
+        OptionError: Ray is not installed.
+        ClusterError: there is no cluster at the address, it is lost, no node of it can run a task, or the node that is
+            asked dies or lacks this version of weighbridge.
         DeviceError: the node cannot use the device; says why.
     """
-    from .devices import arithmetic
-
-    if device == "cpu":
-        return arithmetic([])
     with _connected(address) as ray:
         wanted = _resources(ray, device, threads)
-        _slots(ray, address, wanted)
-        try:
-            return str(ray.get(ray.remote(**wanted)(_arithmetic_here).remote(device, threads)))
-        except ray.exceptions.RayTaskError as error:
-            raise _cause_of(error) from error
-        except ray.exceptions.RayError as error:
-            raise ClusterError(f"the Ray cluster at {address} was lost ({_first_line(error)}).") from error
+        slots = _slots(ray, address, wanted)
+        return begun_in or ("cpu" if device == "cpu" else _asked(ray, address, device, threads, wanted)), slots
+
+
+def _asked(ray: Any, address: str, device: str, threads: int | None, wanted: dict[str, int]) -> str:
+    """The arithmetic of a node that can run a task."""
+    glance: dict[str, Any] = {"num_cpus": 0, "max_retries": _RETRIES}
+    if wanted["num_gpus"]:
+        glance["num_gpus"] = _GLANCE_GPUS
+    else:  # which would fit everywhere: on a head node too, that has no processors for tasks and maybe no torch
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        able = next(node for node in _nodes(ray) if _fits(node, wanted))
+        glance["scheduling_strategy"] = NodeAffinitySchedulingStrategy(able["NodeID"], soft=True)
+    try:
+        with _lost_in_a_sentence(ray, address):
+            return str(ray.get(ray.remote(**glance)(_arithmetic_here).remote(device, threads)))
+    except _deaths(ray) as error:
+        raise ClusterError(
+            f"the process that was to look at --device {device} ended {_RETRIES + 1} times on the Ray cluster at "
+            f"{address} ({_first_line(error)}); see to its nodes, or use --device cpu."
+        ) from error
 
 
 def _arithmetic_here(device: str, threads: int | None) -> str:
@@ -59,22 +82,8 @@ def _arithmetic_here(device: str, threads: int | None) -> str:
     return arithmetic(choose(device, (), 0, threads, None))
 
 
-def slots_of(address: str, settings: Settings) -> int:
-    """How many tasks the cluster can run at a time.
-
-    Raises:
-        OptionError: Ray is not installed.
-        ClusterError: there is no cluster at the address, or no node of it can run a task.
-    """
-    with _connected(address) as ray:
-        return _slots(ray, address, _resources(ray, settings.device, settings.threads))
-
-
 def _slots(ray: Any, address: str, wanted: dict[str, int]) -> int:
-    slots = [
-        min(int(node["Resources"].get(name, 0) // amount) for name, amount in _named(wanted).items())
-        for node in _nodes(ray)
-    ]
+    slots = [_fits(node, wanted) for node in _nodes(ray)]
     if not any(slots):
         needs = " and ".join(f"{amount:g} {name}" for name, amount in _named(wanted).items())
         raise ClusterError(
@@ -82,6 +91,11 @@ def _slots(ray: Any, address: str, wanted: dict[str, int]) -> int:
             "another --device."
         )
     return sum(slots)
+
+
+def _fits(node: dict[str, Any], wanted: dict[str, int]) -> int:
+    """How many tasks a node can run at a time."""
+    return min(int(node["Resources"].get(name, 0) // amount) for name, amount in _named(wanted).items())
 
 
 def run_ray(tasks: Sequence[Task], settings: Settings, address: str) -> Iterator[Done]:
@@ -97,7 +111,7 @@ def run_ray(tasks: Sequence[Task], settings: Settings, address: str) -> Iterator
         address: of the cluster, or "auto".
     Raises:
         OptionError: Ray is not installed.
-        ClusterError: there is no cluster at the address, it is lost, or its nodes lack weighbridge.
+        ClusterError: there is no cluster at the address, it is lost, or its nodes lack this version of weighbridge.
         WeighbridgeError: as for `sweep_task.run_task`.
     """
     assert settings.out is not None
@@ -110,21 +124,33 @@ def run_ray(tasks: Sequence[Task], settings: Settings, address: str) -> Iterator
             (ready, *_), _ = ray.wait(list(running), num_returns=1)
             task = running.pop(ready)
             try:
-                outcomes = ray.get(ready)
-            except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError, ray.exceptions.OutOfMemoryError):
+                with _lost_in_a_sentence(ray, address, "; what is finished is kept: run the same command again"):
+                    outcomes = ray.get(ready)
+            except _deaths(ray):
                 if len(task.others) > 1:
                     running |= {remote.remote(each, there, os.getcwd(), writer.mark): each for each in singly(task)}
                 else:
                     yield task, given_up(task, settings, f"its process ended {_RETRIES + 1} times on the cluster")
                 continue
-            except ray.exceptions.RayTaskError as error:
-                raise _cause_of(error) from error
-            except ray.exceptions.RayError as error:
-                raise ClusterError(
-                    f"the Ray cluster at {address} was lost ({_first_line(error)}); what is finished is kept: run the "
-                    "same command again."
-                ) from error
             yield task, keep(outcomes, settings) if any(each.table is not None for each in outcomes) else outcomes
+
+
+def _deaths(ray: Any) -> tuple[type[Exception], ...]:
+    """What Ray raises where a task's own process or node died, and not the cluster."""
+    return ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError, ray.exceptions.OutOfMemoryError
+
+
+@contextmanager
+def _lost_in_a_sentence(ray: Any, address: str, then: str = "") -> Iterator[None]:
+    """All that Ray raises becomes our own, save the `_deaths` of a task; `then` is what to do about a lost cluster."""
+    try:
+        yield
+    except _deaths(ray):
+        raise
+    except ray.exceptions.RayTaskError as error:
+        raise _cause_of(error) from error
+    except ray.exceptions.RayError as error:
+        raise ClusterError(f"the Ray cluster at {address} was lost ({_first_line(error)}){then}.") from error
 
 
 def _on_node(task: Task, settings: Settings, folder: str, mark: str) -> list[Outcome]:
@@ -191,11 +217,21 @@ def _cause_of(error: Any) -> BaseException:
     cause = error.cause
     if isinstance(cause, WeighbridgeError):
         return cause
-    if isinstance(cause, ImportError):
+    if (reason := _not_imported(cause)) is not None:
         return ClusterError(
-            f"a node of the Ray cluster lacks weighbridge ({cause}); install this version on each node."
+            f"a node of the Ray cluster lacks this version of weighbridge ({reason}); install it on each node."
         )
     return error  # a mistake of our own
+
+
+def _not_imported(cause: object) -> str | None:
+    """Why a node could not import what it was to run, from an older weighbridge or none; None where that is not it."""
+    text = str(cause).strip()
+    if isinstance(cause, ImportError) or (isinstance(cause, AttributeError) and text.startswith("Can't get attribute")):
+        return text
+    if isinstance(cause, RuntimeError) and text.startswith(_NOT_IMPORTED):
+        return text.splitlines()[-1].partition(": ")[2] or text.splitlines()[-1]  # of the traceback that it quotes
+    return None
 
 
 def _first_line(error: Exception) -> str:

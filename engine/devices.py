@@ -30,10 +30,12 @@ if TYPE_CHECKING:
     from .plan import Batch
 
 __all__ = [
+    "ARITHMETICS",
     "FUSED",
     "PORTABLE",
     "Device",
     "arithmetic",
+    "arithmetics_of",
     "as_bytes",
     "check_device",
     "choose",
@@ -44,6 +46,8 @@ __all__ = [
 ]
 
 FUSED, PORTABLE = "gpu", "portable"
+ARITHMETICS = ("cpu", "gpu-float64", "gpu-float32", PORTABLE)
+"""What `arithmetic` tells apart."""
 
 _FORM = re.compile(r"auto|cpu|mps|(?:cuda|xpu)(?::\d+)?|portable(?::(?:cpu|mps|(?:cuda|xpu)(?::\d+)?))?")
 _SPELLINGS = "auto, cpu, cuda, cuda:N, xpu, xpu:N, mps, portable, portable:NAME"
@@ -172,6 +176,13 @@ def arithmetic(devices: Sequence[Device]) -> str:
     names = sorted({device.arithmetic for device in devices}) or ["cpu"]
     assert len(names) == 1, names
     return names[0]
+
+
+def arithmetics_of(device: str) -> tuple[str, ...]:
+    """Which of `ARITHMETICS` a device may turn out to compute in, on whatever machine; "auto" is none such."""
+    if device == "cpu":
+        return ("cpu",)
+    return tuple(name for name in ARITHMETICS if name != "cpu") if device.startswith("cuda") else (PORTABLE,)
 
 
 def look_for(device: str, device_memory: str | int | None) -> None:

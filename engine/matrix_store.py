@@ -26,6 +26,7 @@ from ..kernels.sums import PAIR_SUMS, SELF_SUMS
 from ..kernels.wanted import Wanted
 from .all_pairs import AllPairs, Block, Kept, blocks, gather
 from .checkpoint import Checkpoint, TensorRef
+from .devices import ARITHMETICS
 from .errors import FormatError, OptionError, OutputError
 from .joint import JointLedger, JointTensor, Standing, pairs_of
 from .metrics import METRIC_VERSION
@@ -80,10 +81,10 @@ class MatrixStore(Kept):
         self.ledger, self.wanted = ledger, wanted if there is None or force else _kept_sums(there)
         described = _described(ledger) | {"options": options, "metric_version": METRIC_VERSION}
         described |= {"sums": self.wanted.names}
-        self.key = hashlib.blake2b(json.dumps(described, sort_keys=True).encode(), digest_size=16).hexdigest()
+        self.key = _key(described)
         if there is not None and (there.get("key") != self.key or force):
             if not force:
-                _require_arithmetic(self.path, there, options)
+                _require_arithmetic(self.path, there, described)
                 raise OptionError(
                     f'"{self.path}" holds the matrix of other checkpoints, of other options, or of files that changed '
                     "since; give another folder, or --force to compute it anew."
@@ -226,15 +227,25 @@ class _Finished(Kept):
         return block
 
 
-def _require_arithmetic(path: Path, manifest: dict[str, Any], options: dict[str, Any]) -> None:
-    """Raise OptionError where the sums that are there have the last digits of other devices."""
-    kept = manifest.get("options")
-    there, here = kept.get("device") if isinstance(kept, dict) else None, options.get("device")
-    if there != here:
+def _key(described: dict[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(described, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _require_arithmetic(path: Path, manifest: dict[str, Any], described: dict[str, Any]) -> None:
+    """Raise OptionError where the sums that are there are these, but for the last digits of other devices."""
+    kept, options = manifest.get("options"), described["options"]
+    there, here = kept.get("device") if isinstance(kept, dict) else None, options["device"]
+    if there == here or _key(described | {"options": options | {"device": there}}) != manifest.get("key"):
+        return
+    if there not in ARITHMETICS:
         raise OptionError(
-            f'"{path}" holds a matrix in the arithmetic "{there}" and this one is in "{here}", whose last digits are '
-            "others; go on where it began, on a device of its kind, give another folder, or --force to compute it anew."
+            f'"{path}" holds a matrix that was begun on a GPU by a version that did not keep its arithmetic; give '
+            "another folder, or --force to compute it anew."
         )
+    raise OptionError(
+        f'"{path}" holds a matrix in the arithmetic "{there}" and this one is in "{here}", whose last digits are '
+        "others; go on where it began, on a device of its kind, give another folder, or --force to compute it anew."
+    )
 
 
 def _kept_sums(manifest: dict[str, Any]) -> Wanted:

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ __all__ = ["BATCH_BYTES", "Plan", "estimated_seconds", "plan_sweep"]
 # besides the files' own pages is 0.3 % of its bytes.
 BATCH_BYTES = 16 << 30
 BATCH_OTHERS = 32
+_GPU_KINDS = ("cuda", "xpu")  # of devices, which do not tell the arithmetic
+_KINDS = ("cpu", "portable", *_GPU_KINDS)
 
 
 @dataclass(frozen=True)
@@ -84,10 +86,11 @@ def plan_sweep(
     The arguments are those of `sweep`; `device` "auto" is the processor here, which is as fast for a sweep.
 
     Raises:
-        WeighbridgeError: the base cannot be opened, no others are found, an option is wrong, there is no such cluster,
-            or `out` holds a sweep of another base or with other matching options and `force` is not given.
+        WeighbridgeError: the base cannot be opened, no others are found, an option is wrong, there is no such cluster
+            and something to compute, or `out` holds a sweep of another base, with other matching options or in another
+            arithmetic and `force` is not given.
     """
-    from .devices import arithmetic, as_bytes, check_device, choose
+    from .devices import arithmetic, arithmetics_of, as_bytes, check_device, choose
     from .row_table import extra_types
 
     if cluster is not None and workers > 1:
@@ -107,20 +110,20 @@ def plan_sweep(
     # `auto` might choose another device for the rest than for the beginning, and each has last digits of its own.
     device = "cpu" if check_device(device) == "auto" else device
     if cluster is None:  # a device that is not there is found out before anything else, too
-        sums = arithmetic(choose(device, (), 0, threads, None))
-    else:
-        from .cluster import arithmetic_on
-
-        sums = arithmetic_on(cluster, device, threads)
-    computation = _computation(options, sums)
+        possible: tuple[str, ...] = (arithmetic(choose(device, (), 0, threads, None)),)
+    else:  # which need not be there for a sweep that is finished
+        possible = arithmetics_of(device)
     store = Store(out) if out is not None else None
     there: Mapping[str, Any] = store.manifest if store is not None and store.exists() else {}
+    begun_in = _begun_in(there, options) if there and not force else ""
+    sums = begun_in or (possible[0] if len(possible) == 1 else "")
     if store is not None and there and not force:
-        _require_same(store.path, there, opened, computation, device, sums)
+        where = f"--device {device} computes in {_either(possible)} {'here' if cluster is None else 'on the cluster'}"
+        _require_same(store.path, there, opened, options, begun_in, possible, where)
     extras = [*(entry["extra"] for entry in there.get("others", ())), *(other.extra for other in found)]
     settings = Settings(
-        source, opened.label, opened.identity, None if out is None else os.fspath(out), options, computation,
-        extra_types(extras), threads, io, device, as_bytes(device_memory), strict, sums,
+        source, opened.label, opened.identity, None if out is None else os.fspath(out), options,
+        _computation(options, sums), extra_types(extras), threads, io, device, as_bytes(device_memory), strict, sums,
     )  # fmt: skip
     sized: list[tuple[Other, Checkpoint]] = []
     known: list[Outcome] = []
@@ -143,9 +146,10 @@ def plan_sweep(
             sized.append((other, each))
     slots = workers
     if cluster is not None and sized:
-        from .cluster import slots_of
+        from .cluster import survey
 
-        slots = slots_of(cluster, settings)
+        sums, slots = survey(cluster, device, threads, begun_in)
+        settings = replace(settings, arithmetic=sums, computation=_computation(options, sums))
     return Plan(settings, tuple(found), tuple(_tasks(sized, opened, slots, batch_bytes or BATCH_BYTES)), tuple(known))
 
 
@@ -158,27 +162,48 @@ def _computation(options: Mapping[str, Any], sums: str) -> str:
     return digest(str(METRIC_VERSION), json.dumps({**options, "rules_file": text, "device": sums}, sort_keys=True))
 
 
+def _begun_in(there: Mapping[str, Any], options: Mapping[str, Any]) -> str:
+    """In which arithmetic a folder was begun; "" where nothing was computed yet, or other options hide it.
+
+    A manifest of before it was kept there has the kind of the device in its digest.
+    """
+    if "arithmetic" in there:
+        return str(there["arithmetic"])
+    return next((kind for kind in _KINDS if there.get("computation") == _computation(options, kind)), "")
+
+
 def _require_same(
-    path: Path, there: Mapping[str, Any], base: Checkpoint, computation: str, device: str, sums: str
-) -> None:
+    path: Path, there: Mapping[str, Any], base: Checkpoint, options: Mapping[str, Any], begun_in: str,
+    possible: Sequence[str], where: str,
+) -> None:  # fmt: skip
+    """Raise OptionError where a folder is that of another sweep, or of this one in another arithmetic."""
     if there.get("base") != base.label:
         raise OptionError(
             f'"{path}" holds a sweep of the base "{there.get("base")}" and this is one of "{base.label}"; choose '
             "another --out, or --force to begin it anew."
         )
-    if there.get("arithmetic", sums) != sums:
-        raise OptionError(
-            f'"{path}" holds a sweep in the arithmetic "{there["arithmetic"]}" and --device {device} computes in '
-            f'"{sums}" here, whose last digits are others; go on where it began, on a device of its kind, choose '
-            "another --out, or --force to begin it anew."
-        )
-    if there.get("computation") != computation:
+    if there.get("computation") != _computation(options, begun_in):
         what = (
             f"with other matching options ({json.dumps(there.get('options'))})"
             if there.get("metric_version") == METRIC_VERSION
             else f"by metric version {there.get('metric_version')} and this is {METRIC_VERSION}"
         )
         raise OptionError(f'"{path}" holds a sweep {what}; choose another --out, or --force to begin it anew.')
+    if begun_in in _GPU_KINDS:
+        raise OptionError(
+            f'"{path}" holds a sweep that was begun on a GPU by a version that did not keep its arithmetic; choose '
+            "another --out, or --force to begin it anew."
+        )
+    if begun_in and begun_in not in possible:
+        raise OptionError(
+            f'"{path}" holds a sweep in the arithmetic "{begun_in}" and {where}, whose last digits are others; go on '
+            "where it began, on a device of its kind, choose another --out, or --force to begin it anew."
+        )
+
+
+def _either(names: Sequence[str]) -> str:
+    *most, last = (f'"{name}"' for name in names)
+    return f"{', '.join(most)} or {last}" if most else last
 
 
 def _tasks(sized: Sequence[tuple[Other, Checkpoint]], base: Checkpoint, slots: int, batch_bytes: int) -> list[Task]:

@@ -37,7 +37,8 @@ class Settings:
         extra: name -> type of the extra columns.
         threads, io, device, device_memory: as for `compare`.
         strict: whether the first failure is raised.
-        arithmetic: what the last bits of the rows follow from, see `devices.arithmetic`.
+        arithmetic: what the last bits of the rows follow from, see `devices.arithmetic`; "" while only a cluster could
+            tell and there is nothing to compute.
     """
 
     base: str
@@ -140,8 +141,8 @@ def _require_arithmetic(settings: Settings) -> None:
     if here != settings.arithmetic:
         raise DeviceError(
             f'--device {settings.device} computes in the arithmetic "{here}" on {platform.node()} and this sweep is in '
-            f'"{settings.arithmetic}", and their last digits differ; let only GPUs of one kind take part, or use '
-            "--device cpu."
+            f'"{settings.arithmetic}", and their last digits differ; let only GPUs of one kind take part, or begin it '
+            "anew with --device cpu and --force."
         )
 
 

@@ -143,9 +143,55 @@ def test_a_node_is_asked_in_which_arithmetic_it_computes(cluster, checkpoints, t
     assert Store(tmp_path / "out").manifest["arithmetic"] == "portable"
     weighbridge.sweep(base, [folder / "o-*"], out=tmp_path / "serial", device="portable:cpu")
     assert contents(tmp_path / "out") == contents(tmp_path / "serial")
-    monkeypatch.setattr("weighbridge.engine.cluster.arithmetic_on", lambda *_: "gpu-float64")  # of a node that has left
+    monkeypatch.setattr("weighbridge.engine.cluster._asked", lambda *_: "gpu-float64")  # of a node that has left
     with pytest.raises(DeviceError, match=r'"portable" on .* and this sweep is in "gpu-float64"'):
         weighbridge.sweep(base, [folder / "o-*"], out=tmp_path / "other", **options)
+
+
+def test_a_cluster_without_a_free_processor_answers(cluster, checkpoints, tmp_path):
+    import ray
+
+    folder, base, _ = checkpoints
+    options = {"out": tmp_path / "out", "device": "portable:cpu", "cluster": cluster.address}
+    plans = []
+    planning = threading.Thread(target=lambda: plans.append(plan_sweep(base, [folder / "o-*"], **options)), daemon=True)
+    ray.init(address=cluster.address, log_to_driver=False)
+    busy = [ray.remote(num_cpus=1)(lambda: time.sleep(120)).remote() for _ in range(2)]
+    try:
+        _wait_for(lambda: ray.available_resources().get("CPU", 0) == 0)
+        planning.start()
+        planning.join(WAIT_SECONDS)
+        assert [plan.settings.arithmetic for plan in plans] == ["portable"]
+    finally:
+        for each in busy:
+            ray.cancel(each, force=True)
+        if planning.ident is not None:
+            planning.join(WAIT_SECONDS)  # shut down while somebody waits for it Ray ends the whole process
+        ray.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("", "Can't get attribute '_arithmetic_here' on"), ("raise ImportError('none: at all')", "none: at all")],
+)
+def test_a_node_with_an_older_weighbridge_or_none_is_one_sentence(cluster, checkpoints, tmp_path, text, reason):
+    import ray
+
+    folder, base, _ = checkpoints
+    engine = tmp_path / "older" / "weighbridge" / "engine"
+    engine.mkdir(parents=True)
+    for path in (engine.parent / "__init__.py", engine / "__init__.py", engine / "cluster.py"):
+        path.write_text(text)
+    older = {"env_vars": {"PYTHONPATH": str(tmp_path / "older")}}
+    ray.init(address=cluster.address, log_to_driver=False, runtime_env=older)
+    try:
+        options = {"out": tmp_path / "out", "device": "portable:cpu", "cluster": cluster.address}
+        with pytest.raises(ClusterError) as caught:
+            weighbridge.sweep(base, [folder / "o-*"], **options)
+        assert str(caught.value).startswith(f"a node of the Ray cluster lacks this version of weighbridge ({reason}")
+        assert str(caught.value).endswith("; install it on each node.") and "\n" not in str(caught.value)
+    finally:
+        ray.shutdown()
 
 
 def test_what_no_node_has(cluster, checkpoints, tmp_path):
