@@ -7,6 +7,7 @@ that a device takes nanoseconds for, so sizes are as small as they can be.
 
 import itertools
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from test_kernels_accuracy import CANCELLING, RANGES
 from weighbridge.kernels import gpu
 from weighbridge.kernels.decoders import DECODERS
 from weighbridge.kernels.gpu.available import interpreted
-from weighbridge.kernels.gpu.constants import STRIP, THREADS
+from weighbridge.kernels.gpu.constants import GATHER_LANES, SLOTS, STRIP, STRIPS, THREADS
 from weighbridge.kernels.sums import CHUNK
 from weighbridge.kernels.wanted import Wanted
 
@@ -232,6 +233,95 @@ def test_sums_that_cancel_are_certain_on_the_device(backend, code):
 
 def bfloat16(*values):
     return (np.array(values, np.float32).view(np.uint32) >> 16).astype(np.uint16).view(np.uint8)
+
+
+# All are outside of what three float32 hold with their squares, so that both backends take them in float64.
+CANCELS = [2.0**120, -(2.0**120), 2.0**60, -(2.0**60), 2.0**-60]
+
+
+def sides(code, values):
+    """Elements of bfloat16 or float32, and as many ones and zeros where they are and are not zero."""
+    ones = (np.asarray(values) != 0).astype(np.float32)
+    return [bfloat16(*values), bfloat16(*ones)] if code == "BF16" else raw(values, ones, dtype=np.float32)
+
+
+@both
+@pytest.mark.parametrize("code", ["BF16", "F32"])
+def test_lanes_that_cancel_each_other(backend, code):
+    """Every lane of Σx and Σxy has one element and is exact; their sum is not."""
+    width = 16 // DECODERS[code].itemsize
+    values = np.zeros(step(code))
+    values[width * np.array([0, 1, 2, 64, 66])] = CANCELS
+    check_against_reference(backend, [sides(code, values)], [code, code])
+
+
+@both
+@pytest.mark.parametrize("code", ["BF16", "F32"])
+def test_chunks_that_cancel_each_other(backend, code):
+    """Every chunk of Σx and Σxy has one element and is exact; their sum is not."""
+    chunks = [0, 1, 2, 3, 10]
+    values = np.zeros(11 * CHUNK, np.float32)
+    values[CHUNK * np.array(chunks)] = CANCELS
+
+    def some_of(addresses, codes, elements, pairs):
+        tile = gpu.Tile(codes, elements, pairs, gpu_backend.DEVICE, float64=backend is tile_sums)
+        task = tile.items[chunks]
+        task[:, 2] = step(code)  # all behind it is zeros
+        arena, places = gpu_backend.packed(task, addresses, codes)
+        tile.run(np.c_[np.arange(len(task)), task[:, 1:]], places + arena.data_ptr(), arena)
+        return tile.finish(lambda tensors: addresses[tensors], 1)
+
+    check_against_reference(some_of, [sides(code, values)], [code, code])
+
+
+def at_random(chunks):
+    """The two parts of the strips of so many chunks [chunks, STRIPS, 2], half of which the others cancel."""
+    rng = np.random.default_rng(100)
+    parts = rng.normal(0, 1, (chunks, STRIPS, 2)) * 2.0 ** rng.integers(-60, 60, (chunks, STRIPS, 1)) * [1, 2.0**-54]
+    parts[1::2] = -parts[::2][rng.permutation(chunks // 2), ::-1]
+    return parts
+
+
+def in_one_lane(*chunks):
+    """Likewise, of chunks that the second step adds in its first lane."""
+    parts = np.zeros((len(chunks), GATHER_LANES, STRIPS, 2))
+    parts[:, 0] = chunks
+    return parts.reshape(-1, STRIPS, 2)
+
+
+HUGE, TINY, NONE = 2.0**60, 2.0**-60, (0, 0)
+ADDED = {  # in all but the first 1 + TINY is rounded, and 1 taken away again
+    "at random": at_random(600),
+    "strips": in_one_lane([(HUGE, 1), (-HUGE, TINY)], [(HUGE, -1), (-HUGE, 0)]),
+    "a strip's parts": in_one_lane([(1, 0), (TINY, 1)], [(-1, -1), NONE]),
+    "low parts of chunks": in_one_lane([(0, 1), NONE], [(0, TINY), NONE], [(0, -1), NONE]),
+    "errors of chunks": in_one_lane([(1, 1), NONE], [(TINY, 0), NONE], [(-1, -1), NONE]),
+}
+
+
+@pytest.mark.parametrize("name", ADDED)
+def test_what_adding_strips_and_chunks_loses_is_in_the_bound(name):
+    """Of slots that are right themselves and cancel."""
+    import torch
+
+    parts = ADDED[name]
+    tile = gpu.Tile(["F32"], np.array([len(parts) * CHUNK]), np.zeros((0, 2), np.int64), gpu_backend.DEVICE)
+    slots = np.zeros((len(parts) * STRIPS, 1, SLOTS))
+    slots[:, 0, 2:4] = parts.reshape(-1, 2)
+    tile.put_slots(0, torch.from_numpy(slots))
+    found, bound = tile._gathered()[0, 0, 2:4]
+    exactly = sum(map(Fraction, parts.ravel().tolist()))
+    lost = abs(Fraction(float(found)) - exactly)
+    assert lost > abs(exactly) * Fraction(2.0**-52), "the test needs a sum that loses more than its last rounding"
+    assert lost <= Fraction(float(bound)) + abs(exactly) * Fraction(2.0**-53)
+    assert bound < 2.0**-50 * np.abs(parts[..., 1]).sum() + 2.0**-77 * np.abs(parts).sum()
+
+
+@pytest.mark.parametrize("code", ["BF16", "F32"])
+def test_sums_of_nothing_but_opposites_are_certain_on_the_device(code):
+    """Where adding the lanes loses nothing the bound is 0, so Σx = 0 is not looked at again."""
+    half = np.random.default_rng(101).integers(1, 1 << 7, step(code) // 2)
+    certified([[sides(code, np.r_[half, -half])[0]]], [code], [])
 
 
 @both

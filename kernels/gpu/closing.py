@@ -90,14 +90,17 @@ def exact_dots(xs, ys, CODE_X: tl.constexpr, CODE_Y: tl.constexpr):
 
 @triton.jit
 def self_bound(sums, CODE: tl.constexpr):
-    """What Σx [A, 1] may be off by, in the units of the walk: nothing where every lane is exact."""
+    """What the lanes of Σx [A, 1] may be off by, in the units of the walk: nothing where every one is exact.
+
+    What adding them may lose `close_self` adds to that, as `close_pairs` does for Σxy.
+    """
     inexact = tl.max((~exact_self(sums, CODE)).to(tl.int32), axis=1)[:, None] > 0
     return tl.where(inexact, COMPENSATED * tl.sum(sums[0], axis=1)[:, None], 0.0)
 
 
 @triton.jit
 def joined_bound(x_most, y_most, SCALE: tl.constexpr):
-    """What a compensated Σxy [A, B] of a strip may be off by, in units of 1, of operands so large [A, 1] and [1, B]."""
+    """What lanes of a compensated Σxy [A, B] may be off by, in units of 1, of operands so large [A, 1] and [1, B]."""
     bound = tl.maximum(COMPENSATED * (STRIP * SCALE * SCALE) * x_most * y_most, TINIEST)
     return tl.where((x_most > 0) & (y_most > 0), bound, 0.0)
 
@@ -116,7 +119,7 @@ def positive(squares, dot):
 def settled(
     xs, ys, sums, CODE_X: tl.constexpr, CODE_Y: tl.constexpr, MIXED: tl.constexpr, SCALE: tl.constexpr
 ):  # fmt: skip
-    """Pair sums with the Σxy of each lane that counts, and what Σxy [A, B] of the strip may be off by, in units of 1.
+    """Pair sums with the Σxy of each lane that counts, and what all lanes of it [A, B] may be off by, in units of 1.
 
     A lane that is exact has one Σxy, whatever the walk. Where others are, the plain ones count if all are `positive`,
     else the compensated ones. So the walk with care gives no other bits to a pair that needs none.
@@ -144,22 +147,23 @@ def settled(
 
 @triton.jit
 def _joined(high, low, EXACT: tl.constexpr):
-    """The sum [A, B] of lanes in two parts."""
+    """The sum [A, B] of lanes in two parts, and what adding them may have lost."""
     if EXACT:
         total = tl.sum(high, axis=2)
-        return total, tl.zeros(total.shape, tl.float64)
+        none = tl.zeros(total.shape, tl.float64)
+        return total, none, none
     else:
         return joined_lanes(high, low, LOG2_THREADS)
 
 
 @triton.jit
 def close_self(slots, column, sums, bound, EXACT: tl.constexpr, SCALE: tl.constexpr):
-    """The lanes of self sums added and stored, in units of 1 again; column and bound are [A, 1].
+    """The lanes of self sums added and stored, in units of 1 again; column and bound (of the lanes) are [A, 1].
 
     EXACT: no Σx of a strip rounds.
     """
     sum_abs, squares, total, low, _, _, nonfinite = sums
-    high, rest = _joined(total[:, None, :], low[:, None, :], EXACT)
+    high, rest, lost = _joined(total[:, None, :], low[:, None, :], EXACT)
     _store(
         slots,
         column,
@@ -167,7 +171,7 @@ def close_self(slots, column, sums, bound, EXACT: tl.constexpr, SCALE: tl.conste
         tl.sum(squares, axis=1)[:, None] * (SCALE * SCALE),
         high * SCALE,
         rest * SCALE,
-        bound * SCALE,
+        (bound + lost) * SCALE,
         largest_of(bits_of(ends(sums)[0])[:, None, :]) * SCALE,
         tl.sum(nonfinite, axis=1)[:, None],
     )
@@ -178,7 +182,7 @@ def close_pairs(
     slots, column, sums, x_squares, y_squares, bound,
     EXACT: tl.constexpr, DERIVED: tl.constexpr, SCALE: tl.constexpr, WANTED: tl.constexpr,
 ):  # fmt: skip
-    """The lanes of pair sums added and stored; column and bound are [A, B], the bound in units of 1 already.
+    """The lanes of pair sums added and stored; column and bound are [A, B], the bound (of the lanes) in units of 1.
 
     EXACT: no Σxy of a strip rounds. DERIVED: Σ(x-y)² is taken from it and the lanes of Σx² and Σy².
 
@@ -189,7 +193,8 @@ def close_pairs(
     size, apart, most, count = none, none, none, none
     high, rest = none, none
     if (DOT & WANTED) or (DERIVED and SQ_DIFF & WANTED):
-        high, rest = _joined(dot, low, EXACT)
+        high, rest, lost = _joined(dot, low, EXACT)
+        bound += lost * (SCALE * SCALE)
     if SQ_DIFF & WANTED:
         if DERIVED:
             apart = tl.sum(x_squares, axis=1)[:, None] + tl.sum(y_squares, axis=1)[None, :] - 2 * high

@@ -5,7 +5,7 @@ from ..sums import CHUNK
 VECTOR_BYTES = 16  # what a thread loads at a time: the widest load there is
 THREADS = 128  # of a program: 4 warps, each thread one lane of every sum
 STRIP = 32768  # elements a program walks: 256 a lane, over which its end is spread; a power of two a chunk
-STRIPS = CHUNK // STRIP  # of a chunk, each with slots; a whole chunk is walked where nothing rounds, `dtypes.strip_of`
+STRIPS = CHUNK // STRIP  # of a chunk, each with slots; a whole chunk is one of narrow dtypes, `dtypes.strip_of`
 LANE = STRIP // THREADS  # elements of a lane, of every dtype of which sums round
 
 # Slots of a strip, the same for operands and pairs: Σ|x| or Σ|d|, Σx² or Σd², Σx or Σxy as high part, low part and
@@ -13,4 +13,4 @@ LANE = STRIP // THREADS  # elements of a lane, of every dtype of which sums roun
 SLOTS = 7
 SUMS = 6  # ... and of a tensor, where high and low part have become one
 
-GATHER_LANES = 512  # strips that are added side by side
+GATHER_LANES = 512  # chunks that are added side by side

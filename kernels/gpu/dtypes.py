@@ -65,7 +65,7 @@ _MANTISSA = 53
 @triton.constexpr_function
 def _strip_bits(x: str, y: str | None) -> int:
     """log2 of the elements of a strip."""
-    # 2 Σxy is the most that is made of any.
+    # 2 Σxy is the most that has to be exact: a Σd² that is made of it may round once, see `derives_squares`.
     whole = (y is None or y == x) and 2 * _SPANS[x] + 1 + _CHUNK_BITS <= _MANTISSA
     return _CHUNK_BITS if whole else _STRIP_BITS
 
@@ -74,9 +74,9 @@ def _strip_bits(x: str, y: str | None) -> int:
 def strip_of(x: str, y: str) -> int:
     """Elements that a program walks, of operands of two dtypes.
 
-    A whole chunk where both have the same and no sum of one rounds (8-bit floats of four exponent bits, and integers of
-    16 and 8 bits): the end of a strip is spread over twice as many. As nothing rounds, an operand's sums of a chunk are
-    the same bits beside another dtype, where they are those of two strips.
+    A whole chunk where both have the same and no self sum of one rounds, nor any Σxy (8-bit floats of four exponent
+    bits, and integers of 16 and 8 bits): the end of a strip is spread over twice as many. As nothing rounds, an
+    operand's sums of a chunk are the same bits beside another dtype, where they are those of two strips.
     """
     return 1 << _strip_bits(x, y)
 
@@ -125,7 +125,11 @@ def exact_strip(x: str, y: str | None) -> bool:
 
 @triton.constexpr_function
 def derives_squares(x: str, y: str) -> bool:
-    """Whether nothing rounds of what Σ(x-y)² of a strip is made of: Σx² + Σy² - 2 Σxy; and so no x - y in float32."""
+    """Whether nothing rounds of what Σ(x-y)² of a strip is made of: Σx² + Σy² and 2 Σxy; and so no x - y in float32.
+
+    Their difference may, once, which is 1e-16 of it: of a chunk of F8_E4M3 with y = -x it has up to 54 bits, as
+    4 * 229376² * 65536 is above 2**53 (448 is 229376 of the smallest). Of integers it has at most 50.
+    """
     return x == y and 2 * _SPANS[x] + 1 + _strip_bits(x, y) <= _MANTISSA
 
 

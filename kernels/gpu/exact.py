@@ -49,14 +49,25 @@ def largest_of(bits):
 
 @triton.jit
 def joined_lanes(high, low, LOG2_LANES: tl.constexpr):
-    """[A, B, lanes] in two parts -> their sum [A, B] in two parts, off by less than 2**-90 of Σ|high|.
+    """[A, B, lanes] in two parts -> their sum [A, B] in two parts, and what that is off by at most.
 
-    What is not finite makes the first part what IEEE says, and the second 0.
+    Each high is cut at 2**(LOG2_LANES - 50) of the largest one's power of two. The upper parts add without rounding.
+    The lower part r of high is exact, and t = r + low, rounded, is off by u |t| at most, where u = 2**-53. Adding n
+    numbers in any order is off by (n - 1) u Σ|t| at most (Jeannerod, Rump, Improved Error Bounds for Inner Products in
+    Floating-Point Arithmetic, SIAM J. Matrix Anal. Appl. 34 (2013), 338-344). With the first that is n u Σ|t|, where
+    n are the lanes; 1.01, as Σ|t| is rounded itself.
+
+    As |r| is at most 2**(LOG2_LANES - 51) of the largest |high|, that is some 2**-92 Σ|high| of 128 lanes alike, and
+    2**-88 of 512; in the worst case, where all but one lane are just long enough to have an r, 2**-83 and 2**-77 of
+    the largest. It is 0 where no lane has bits below the cut, as of multiples of one number that is not too small.
+
+    What is not finite makes the first part what IEEE says, and the others 0.
     """
     exponent = tl.max((bits_of(high) >> 52).to(tl.int32), axis=2, keep_dims=True)
     finite = exponent < 0x7FF
     top = (exponent.to(tl.int64) << 52).to(tl.float64, bitcast=True)
     pin = tl.where(finite, top * (1.5 * 2.0 ** (LOG2_LANES + 2)), 0.0)  # above any partial sum of the lanes
     upper = (high + pin) - pin
-    rest = tl.sum((high - upper) + low, axis=2)
-    return tl.sum(upper, axis=2), tl.where(tl.max(finite.to(tl.int32), axis=2) > 0, rest, 0.0)
+    rest = tl.where(finite, (high - upper) + low, 0.0)
+    lost = (1.01 * 2.0 ** (LOG2_LANES - 53)) * tl.sum(tl.abs(rest), axis=2)
+    return tl.sum(upper, axis=2), tl.sum(rest, axis=2), lost

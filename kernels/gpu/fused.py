@@ -2,13 +2,14 @@
 
     selfs: Σ|x|, Σx², Σx, max|x|, #nonfinite          pairs: Σ|x-y|, Σ(x-y)², Σxy, max|x-y|, #(x ≠ y)
 
-A program walks one strip (32,768 elements of a chunk, or all of it where nothing rounds, see `dtypes.strip_of`) of the
-operands of one cell: A operands x and B operands y of one dtype each, a pair, a base and four others, or a square. A
-thread loads 16 bytes of every operand at a time and owns one lane of every sum; the lanes are added at the end and the
-strip's sums go to its own slots. Shapes: operands are [A, THREADS] and [B, THREADS], pairs [A, B, THREADS].
-Accumulators are float64, one a lane, and a lane's sum is over 256 elements in the order of memory: its rounding error
-is below 256 units of 2**-53, and a pair's or an operand's sums are the same bits whatever else the cell holds. A
-multiplication is fused with an addition where `fma` stands and nowhere else: the launcher switches contraction off.
+A program walks one strip (32,768 elements of a chunk, or all of it where Σx, Σx² and Σxy are exact, see
+`dtypes.strip_of`) of the operands of one cell: A operands x and B operands y of one dtype each, a pair, a base and four
+others, or a square. A thread loads 16 bytes of every operand at a time and owns one lane of every sum; the lanes are
+added at the end and the strip's sums go to its own slots. Shapes: operands are [A, THREADS] and [B, THREADS], pairs [A,
+B, THREADS]. Accumulators are float64, one a lane, and a lane's sum is over 256 elements in the order of memory: its
+rounding error is below 256 units of 2**-53, and a pair's or an operand's sums are the same bits whatever else the cell
+holds. A multiplication is fused with an addition where `fma` stands and nowhere else: the launcher switches contraction
+off.
 
 The strip is walked fast, and once more with care if anything is in doubt after that; the second-level cache still has
 it then. The walk with care carries the rounding errors of Σx and Σxy along (two-sums), counts what is not finite, and
@@ -24,8 +25,8 @@ takes every maximum in float64. The end of a strip, where loads have masks, is a
 - whatever is not finite; the fast way to read F8_E4M3 takes NaN for 480, which is no value of it.
 
 Where a lane is exact, two-sums add nothing, and where it is far from cancelling the walk with care has the plain sum as
-well; so the same bits come out of both walks. Of narrow dtypes (F8_E4M3, and
-integers of 16 and 8 bits) no sum of a strip rounds, and Σ(x-y)² is Σx² + Σy² - 2 Σxy: two instructions in float64 less.
+well; so the same bits come out of both walks. Of narrow dtypes (F8_E4M3, and integers of 16 and 8 bits) no self sum of
+a strip rounds and no Σxy, and Σ(x-y)² is Σx² + Σy² - 2 Σxy, rounded once if at all: two instructions in float64 less.
 """
 
 from __future__ import annotations
