@@ -15,7 +15,6 @@ from functools import partial
 import numpy as np
 
 from ..kernels import cpu
-from ..kernels.decoders import DECODERS
 from ..kernels.sums import PAIR_SUMS, SELF_SUMS
 from ..kernels.wanted import Wanted
 from . import together
@@ -24,7 +23,7 @@ from .errors import ReadError
 from .loading import Say, load_gpu_kernels, load_kernels
 from .plan import Batch, Joined, batches
 from .reading import Files, Staging
-from .together import Way, lengths, tiles_of
+from .together import Way, bytes_of, tiles_of
 
 __all__ = ["Sums", "execute", "execute_ways"]
 
@@ -139,7 +138,7 @@ def execute_ways(
             load_gpu_kernels(chosen, dtypes, way.pairs, wanted, say)
     started = time.perf_counter()
     found: list[tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]] = []
-    report = _Throttle(progress, sum(_nbytes(batch, ways) for batch in parts))
+    report = _Throttle(progress, sum(bytes_of(batch, ways) for batch in parts))
     threads = threads or cpu.available_threads()
     copied = 0
     with _as_read_error(), Files(io) as files:
@@ -159,12 +158,6 @@ def execute_ways(
         here = [(rows, *sums[number]) for rows, sums in found]
         out.append(Sums(*_in_order(here, len(way.operands), len(way.pairs)), *(counted if number == 0 else (0, 0.0))))
     return out
-
-
-def _nbytes(batch: Batch, ways: Sequence[Way]) -> int:
-    if len(ways) == 1:
-        return int(ways[0].of(batch).sum()) * sum(DECODERS[dtype].itemsize for dtype in batch.dtypes)
-    return int((lengths(batch, ways).sum(axis=0) * [DECODERS[dtype].itemsize for dtype in batch.dtypes]).sum())
 
 
 def _in_order(

@@ -24,7 +24,6 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels.decoders import DECODERS
 from ..kernels.layout import SELF_SLOTS
 from ..kernels.portable import WORKSPACE_BYTES
 from ..kernels.sums import CHUNK
@@ -36,7 +35,7 @@ from .plan import Batch
 from .reading import Files
 from .ring import Limits, Ring
 from .shares import Share, Sums
-from .together import Way, lengths, tiles_of
+from .together import Way, bytes_of, tiles_of
 from .transport import Slot, free_bytes, transport
 
 __all__ = ["Job", "Lane", "Take", "Tell"]
@@ -288,9 +287,7 @@ class Lane:
         can_halve = self._buffer_bytes > self._job.limits.least_bytes
         if not can_halve and len(share.batch.members) == 1:
             tensor = share.batch.members[0]
-            nbytes = (
-                lengths(share.batch, self._job.ways) * [DECODERS[code].itemsize for code in share.batch.dtypes]
-            ).sum()
+            nbytes = bytes_of(share.batch, self._job.ways)
             raise DeviceError(
                 f'{self.device.name} has too little memory for tensor "{tensor.operands[-1].name}" of '
                 f"{nbytes:,} bytes even with buffers of {self._buffer_bytes:,} ({first_sentence(error)}); "
@@ -376,7 +373,7 @@ def _cut(items: np.ndarray, itemsizes: np.ndarray, most: int) -> list[np.ndarray
 def _buffers_of(share: Share, most: int) -> tuple[int, int]:
     """The most bytes that a task of a share takes in a buffer, and how many tasks of that size there are."""
     elements = share.batch.elements
-    itemsizes = np.array([DECODERS[dtype].itemsize for dtype in share.batch.dtypes])
+    itemsizes = share.batch.itemsizes
     chunk = int(packed_bytes(np.array([[0, 0, min(int(elements.max()), CHUNK)]]), itemsizes)[0])
     chunks = len(share.chunks) if share.chunks is not None else int((-(-elements // CHUNK)).sum())
     nbytes = share.nbytes + ALIGNMENT * len(itemsizes) * chunks

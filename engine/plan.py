@@ -106,9 +106,14 @@ class Batch:
     placed: Placed
 
     @property
+    def itemsizes(self) -> np.ndarray:
+        """(N,) int64, the bytes of an element of each operand."""
+        return np.array([DECODERS[dtype].itemsize for dtype in self.dtypes], np.int64)
+
+    @property
     def nbytes(self) -> int:
         """The bytes that take part."""
-        return int(self.elements.sum()) * sum(DECODERS[dtype].itemsize for dtype in self.dtypes)
+        return int(self.elements.sum() * self.itemsizes.sum())
 
     def take(self, some: np.ndarray) -> Batch:
         """Some of the tensors, as a batch of their own."""
@@ -117,8 +122,7 @@ class Batch:
 
     def cut(self, batch_bytes: int, chunks: int) -> Iterator[Batch]:
         """The batch in parts of at most so many bytes and chunks, in order; a larger tensor is a part of its own."""
-        width = sum(DECODERS[dtype].itemsize for dtype in self.dtypes)
-        sizes = np.cumsum(self.elements * width), np.cumsum(-(-self.elements // CHUNK))
+        sizes = np.cumsum(self.elements * self.itemsizes.sum()), np.cumsum(-(-self.elements // CHUNK))
         start = 0
         while start < len(self.members):
             stops = [

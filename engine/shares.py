@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from ..kernels.cpu import Resolve
-from ..kernels.decoders import DECODERS
 from ..kernels.sums import CHUNK
 from .plan import Batch
 
@@ -68,7 +67,7 @@ class Share:
         if self.chunks is None:
             return self.batch.nbytes
         elements = min(self.chunks.stop * CHUNK, int(self.batch.elements[0])) - self.chunks.start * CHUNK
-        return elements * sum(DECODERS[dtype].itemsize for dtype in self.batch.dtypes)
+        return int(elements * self.batch.itemsizes.sum())
 
     def items(self, items: np.ndarray) -> np.ndarray:
         """Of the items of the batch's tile those that are to be done."""

@@ -20,12 +20,11 @@ from numpy.typing import NDArray
 
 from ..kernels import cpu
 from ..kernels.cpu import Resolve
-from ..kernels.decoders import DECODERS
 from ..kernels.layout import BLOCK
 from ..kernels.sums import CHUNK
 from .plan import Batch
 
-__all__ = ["PIECE_BYTES", "Way", "lengths", "tiles_of"]
+__all__ = ["PIECE_BYTES", "Way", "bytes_of", "lengths", "tiles_of"]
 
 PIECE_BYTES = 1 << 20
 """What one tile is run over before the next: a common second-level cache. Of many operands one block may take more."""
@@ -66,6 +65,11 @@ def lengths(batch: Batch, ways: Sequence[Way]) -> NDArray[np.int64]:
     return out
 
 
+def bytes_of(batch: Batch, ways: Sequence[Way]) -> int:
+    """The bytes of a batch that take part, those that several ways have in common once."""
+    return int((lengths(batch, ways).sum(axis=0) * batch.itemsizes).sum())
+
+
 def tiles_of(
     batch: Batch, ways: Sequence[Way], tile: Callable[..., Any], piece_bytes: int | None = None
 ) -> One | Together:
@@ -88,7 +92,7 @@ class One:
 
     def __init__(self, batch: Batch, tile: Any, lengths: NDArray[np.int64]) -> None:
         self._tile = tile
-        self.itemsizes = np.array([DECODERS[dtype].itemsize for dtype in batch.dtypes], np.int64)
+        self.itemsizes = batch.itemsizes
         self.sizes = lengths * self.itemsizes
         self.items: np.ndarray = tile.items
 
@@ -134,7 +138,7 @@ class Together:
         self._tiles = tiles
         self._piece_bytes = piece_bytes
         self._columns = [list(way.operands) for way in ways]
-        self.itemsizes = np.array([DECODERS[dtype].itemsize for dtype in batch.dtypes], np.int64)
+        self.itemsizes = batch.itemsizes
         self._lengths = lengths
         self.sizes = self._lengths * self.itemsizes
         self._width = int(self.itemsizes.sum())
