@@ -53,10 +53,10 @@ def survey(address: str, device: str, threads: int | None, begun_in: str = "") -
     with _connected(address) as ray:
         wanted = _resources(ray, device, threads)
         slots = _slots(ray, address, wanted)
-        return begun_in or ("cpu" if device == "cpu" else _asked(ray, address, device, threads, wanted)), slots
+        return begun_in or ("cpu" if device == "cpu" else _asked(ray, address, device, wanted)), slots
 
 
-def _asked(ray: Any, address: str, device: str, threads: int | None, wanted: dict[str, int]) -> str:
+def _asked(ray: Any, address: str, device: str, wanted: dict[str, int]) -> str:
     """The arithmetic of a node that can run a task."""
     glance: dict[str, Any] = {"num_cpus": 0, "max_retries": _RETRIES}
     if wanted["num_gpus"]:
@@ -68,7 +68,7 @@ def _asked(ray: Any, address: str, device: str, threads: int | None, wanted: dic
         glance["scheduling_strategy"] = NodeAffinitySchedulingStrategy(able["NodeID"], soft=True)
     try:
         with _lost_in_a_sentence(ray, address):
-            return str(ray.get(ray.remote(**glance)(_arithmetic_here).remote(device, threads)))
+            return str(ray.get(ray.remote(**glance)(_arithmetic_here).remote(device)))
     except _deaths(ray) as error:
         raise ClusterError(
             f"the process that was to look at --device {device} ended {_RETRIES + 1} times on the Ray cluster at "
@@ -76,10 +76,10 @@ def _asked(ray: Any, address: str, device: str, threads: int | None, wanted: dic
         ) from error
 
 
-def _arithmetic_here(device: str, threads: int | None) -> str:
-    from .devices import arithmetic, choose
+def _arithmetic_here(device: str) -> str:
+    from .devices import arithmetic_here
 
-    return arithmetic(choose(device, (), 0, threads, None))
+    return arithmetic_here(device)
 
 
 def _slots(ray: Any, address: str, wanted: dict[str, int]) -> int:

@@ -35,6 +35,7 @@ __all__ = [
     "PORTABLE",
     "Device",
     "arithmetic",
+    "arithmetic_here",
     "arithmetics_of",
     "as_bytes",
     "check_device",
@@ -176,6 +177,15 @@ def arithmetic(devices: Sequence[Device]) -> str:
     names = sorted({device.arithmetic for device in devices}) or ["cpu"]
     assert len(names) == 1, names
     return names[0]
+
+
+def arithmetic_here(device: str) -> str:
+    """The `arithmetic` of a device on this machine; "auto" is the processor, for there is nothing to compute.
+
+    Raises:
+        OptionError, DeviceError: as `choose`.
+    """
+    return arithmetic(choose(device, (), 0, None, None))
 
 
 def arithmetics_of(device: str) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..kernels.wanted import Wanted
 from .all_pairs import AllPairs, gather
 from .checkpoint import Checkpoint
-from .devices import arithmetic, check_device, choose
+from .devices import arithmetic_here, check_device
 from .entries import MATRIX_METRICS, Entries, entries
 from .errors import NothingMatchedError, OptionError
 from .formats import open_checkpoint
@@ -304,8 +304,8 @@ def matrix(
         from .matrix_store import MatrixStore
 
         store = MatrixStore(out)
-        sums_on = arithmetic(choose(device, (), 0, threads, None))
-        wanted = store.begin(ledger, _plain_options(matching) | {"device": sums_on}, wanted, force=force)
+        options = _plain_options(matching) | {"device": arithmetic_here(device)}
+        wanted = store.begin(ledger, options, wanted, force=force)
     sums = gather(
         ledger,
         wanted=wanted,

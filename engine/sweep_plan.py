@@ -90,7 +90,7 @@ def plan_sweep(
             and something to compute, or `out` holds a sweep of another base, with other matching options or in another
             arithmetic and `force` is not given.
     """
-    from .devices import arithmetic, arithmetics_of, as_bytes, check_device, choose
+    from .devices import arithmetic_here, arithmetics_of, as_bytes, check_device
     from .row_table import extra_types
 
     if cluster is not None and workers > 1:
@@ -110,7 +110,7 @@ def plan_sweep(
     # `auto` might choose another device for the rest than for the beginning, and each has last digits of its own.
     device = "cpu" if check_device(device) == "auto" else device
     if cluster is None:  # a device that is not there is found out before anything else, too
-        possible: tuple[str, ...] = (arithmetic(choose(device, (), 0, threads, None)),)
+        possible: tuple[str, ...] = (arithmetic_here(device),)
     else:  # which need not be there for a sweep that is finished
         possible = arithmetics_of(device)
     store = Store(out) if out is not None else None

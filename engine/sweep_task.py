@@ -135,9 +135,9 @@ def run_task(
 
 def _require_arithmetic(settings: Settings) -> None:
     """Raise DeviceError where rows from here would not have the last digits of those from elsewhere."""
-    from .devices import arithmetic, choose
+    from .devices import arithmetic_here
 
-    here = arithmetic(choose(settings.device, (), 0, settings.threads, None))
+    here = arithmetic_here(settings.device)
     if here != settings.arithmetic:
         raise DeviceError(
             f'--device {settings.device} computes in the arithmetic "{here}" on {platform.node()} and this sweep is in '

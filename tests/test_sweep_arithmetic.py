@@ -36,7 +36,6 @@ def card(monkeypatch):
 
     def put(fast):
         monkeypatch.setattr(devices, "choose", lambda device, *_: [Device(device, FUSED)])
-        monkeypatch.setattr(matrix, "choose", devices.choose)
         monkeypatch.setattr(execute, "choose", lambda *_: [])
         monkeypatch.setattr(devices, "_fast_float64", lambda name: fast)
 
@@ -140,7 +139,7 @@ def test_a_matrix_begun_on_a_gpu_before_its_arithmetic_was_kept(folder, card, mo
     paths, out = sorted(folder.glob("*.safetensors")), folder / "out"
     card(fast=True)
     with monkeypatch.context() as before:
-        before.setattr(matrix, "arithmetic", lambda _: "cuda")  # the kind of the device, as it was then
+        before.setattr(matrix, "arithmetic_here", lambda _: "cuda")  # the kind of the device, as it was then
         weighbridge.matrix(paths, out=out, device="cuda:0")
     with pytest.raises(OptionError) as caught:
         weighbridge.matrix(paths, out=out, device="cuda:0")
