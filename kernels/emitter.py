@@ -117,6 +117,10 @@ class Emitter:
         """The larger of unsigned integers."""
         return self.b.select(self.b.icmp_unsigned(">", p, q), p, q)
 
+    def larger_signed(self, p: Value, q: Value) -> Value:
+        """The larger of signed integers."""
+        return self.b.select(self.b.icmp_signed(">", p, q), p, q)
+
     def smaller(self, p: Value, q: Value) -> Value:
         """The smaller of unsigned integers."""
         return self.b.select(self.b.icmp_unsigned("<", p, q), p, q)

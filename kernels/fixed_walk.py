@@ -26,7 +26,6 @@ from .fixed import (
     fix_u16,
 )
 from .layout import (
-    BYTE_BITS,
     FIXED_BITS,
     FIXED_GROUP,
     LIMB_BITS,
@@ -86,8 +85,8 @@ def find_unit(
     or a float (1), bits of the mantissa (of the magnitude), bias of the exponent, first pattern that is not finite. Of
     floats, the largest magnitude goes to sums[4], where a block's max|x| stands.
 
-    A block so small that all its elements are less than 2**LIMB_BITS (of 8-bit floats BYTE_BITS) times the format's
-    smallest number has that for a unit: its own smallest element is not looked for.
+    A block so small that all its elements are less than 2**LIMB_BITS times the format's smallest number has that for a
+    unit: its own smallest element is not looked for.
     """
     if format_of[0] == 2:
         of_block[0], of_block[1] = 0, format_of[1]
@@ -99,9 +98,8 @@ def find_unit(
         rest = FIXED_GROUP
     short, most, least = False, 0, 1
     if format_of[1] > 2 and format_of[2] < 127:  # the exponents of E5M2 and of BF16 span too much for it
-        bits = BYTE_BITS if itemsize == 1 else LIMB_BITS
         most = max(largest(itemsize, source, whole), largest(itemsize, tail_at, rest))
-        short = most < (lowest(format_of) + bits + format_of[2]) << format_of[1]
+        short = most < (lowest(format_of) + LIMB_BITS + format_of[2]) << format_of[1]
     if not short:
         most, least = largest_and_smallest(itemsize, source, whole)
         most_of_rest, least_of_rest = largest_and_smallest(itemsize, tail_at, rest)

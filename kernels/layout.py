@@ -26,9 +26,12 @@ FIXED_BITS = 27  # |X| < 2**27: sums of a lane then fit, see `fixed.py`
 FIXED_GROUP = 8 * WIDTH  # elements between additions to 64-bit lanes; such blocks are padded to a multiple
 FIXED_OUT = 8  # int64 that a block's sums take
 LIMB_BITS, LIMB_LOW_BITS = 23, 12  # |X| < 2**23 in two limbs, the lower one of 12 bits: 16-bit floats, see `limbs.py`
-BYTE_BITS, BYTE_LOW_BITS = 22, 11  # ... 8-bit floats
 WIDE_LOW_BITS = 14  # ... 16-bit floats of up to FIXED_BITS
 LIMB_OUT = 20  # int64 that a pair of blocks' sums take
+BYTE_LIMB, BYTE_WINDOW = 7, 14  # 8-bit floats: |X| < 2**14 in two limbs, see `byte_limbs.py`
+BYTE_BELOW, BYTE_BITS = 8, 24  # what is left out there: in units 2**8 times smaller, |X| < 2**24, see `byte_walk.py`
+BYTE_OUT = 13  # int64 that the sums of a pair of blocks take
+BYTE_PATTERNS = 128  # of magnitudes
 NO_UNIT = 1 << 20  # no unit of a pair: its blocks do not fit
 ZERO_UNIT = 1 << 19  # the unit of a block without a non-zero element: it fits any
 
@@ -39,6 +42,7 @@ OPERAND_ROWS = 9
 
 # Working memory of a thread, in float64: the end of a tensor padded to a group of 2-byte elements, sums of a block ...
 TAIL_SLOTS = FIXED_GROUP * 2 // 8
-WORK_LIMBS = LIMB_OUT + 1 + 4 * 128 // 8  # sums; a unit and the table of limbs that it is of: 4 bytes a magnitude
+WORK_BYTES = 4 + BYTE_OUT + BLOCK // 64 + 2 * BYTE_PATTERNS // 8 + BYTE_PATTERNS  # see `byte_walk.py`
+WORK_LIMBS = max(LIMB_OUT, WORK_BYTES)
 WORK_SLOTS = TAIL_SLOTS + DD_OUT + PAIR_GROUP * (PAIR_OUT + 1) + 3 * FIXED_OUT + BLOCKS * (SELF_OUT + 3) + WORK_LIMBS
 WORK_OPERAND = SELF_OUT + 7  # ... and as many for every operand

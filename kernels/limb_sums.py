@@ -9,8 +9,8 @@ from llvmlite import ir
 from numba.core import types
 
 from .emitter import I64, VI16, VL, Emitter, Value, intrinsic
-from .layout import BLOCK, BYTE_LOW_BITS, FIXED_GROUP, LANES, LIMB_LOW_BITS, WIDE_LOW_BITS
-from .limbs import BYTES, HAS_LOOKUPS, WORDS, Step, dot, steps_of_bytes, steps_of_words
+from .layout import BLOCK, FIXED_GROUP, LANES, LIMB_LOW_BITS, WIDE_LOW_BITS
+from .limbs import WORDS, Step, dot, steps_of_words
 
 _TOTALS = 4  # running sums of an operand: H, L, sign H, sign L
 _PRODUCTS = 3  # ... and of an operand or a difference: HH, HL, LL
@@ -96,7 +96,7 @@ class _Sums:
         high, cross, low = (_halves(self.e, each, signed=n == 1) for n, each in enumerate(products))
         return self._joined(self._joined(high, cross, self.low_bits - 1), low, self.low_bits + 1)
 
-    def store(self, out: Value, *, magnitudes: bool) -> None:
+    def store(self, out: Value) -> None:
         """LIMB_OUT int64: upper and lower halves of sums, max|X-Y|, #(X ≠ Y), the largest patterns of x and of y.
 
         The sums are Σ|X|, ΣX, ΣX² of x and of y, Σ|X-Y|, Σ(X-Y)²: high * 2**32 + low, all high ones first.
@@ -110,7 +110,7 @@ class _Sums:
             # Σ sign X, with signs of 0 and -1, is what negative elements contribute: ΣX and Σ|X| differ by twice that.
             signed = self._joined(signed_high, signed_low, self.low_bits)
             other = e.b.add(total, e.b.shl(signed, e.constant(VL, 1)))
-            sums += [total, other, square] if magnitudes else [other, total, square]
+            sums += [other, total, square]
         sums += [size, squares[2]]
         half, low = e.constant(VL, 32), e.constant(VL, 0xFFFFFFFF)
         if self.wide:  # all lanes together do not fit 64 bits
@@ -139,34 +139,30 @@ def _halves(e: Emitter, v: Value, *, signed: bool) -> Value:
 def _both(steps_of: Callable[..., Any], kind: str | int, low_bits: int, *, ranged: bool) -> Any:
     """The intrinsic for two blocks, each at an address: sums of `count` elements, a multiple of FIXED_GROUP, at `out`.
 
-    `key` is what the steps are given: the exponent of the scale, or the address of the table. Where `ranged`, the
-    largest patterns are found on the way, and tell afterwards whether the elements fit.
+    `key` is what the steps are given: the exponent of the scale. Where `ranged`, the largest patterns are found on the
+    way, and tell afterwards whether the elements fit.
     """
-    magnitudes, wide = steps_of is steps_of_bytes, low_bits == WIDE_LOW_BITS
-    itemsize = 1 if magnitudes else 2
+    wide = low_bits == WIDE_LOW_BITS
 
     def typed(typingctx: Any, x: Any, y: Any, key: Any, count: Any, out: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             x, y, key, count, out = args
-            if magnitudes and not HAS_LOOKUPS:
-                return context.get_dummy_value()  # never called
             e = Emitter(builder)
             steps = steps_of(e, kind, low_bits, ranged, x, y, key)
-            ranges = (BYTES if magnitudes else WORDS) if ranged else None
-            sums = _Sums(e, low_bits, wide=wide, ranges=ranges)
+            sums = _Sums(e, low_bits, wide=wide, ranges=WORDS if ranged else None)
 
             def group(index: Value, state: list[Value]) -> list[Value]:
                 # What the next block will look at while memory would be idle.
                 for source in (x, y):
-                    for byte in range(0, FIXED_GROUP * itemsize, 64):
-                        at = builder.mul(builder.add(index, ir.Constant(I64, BLOCK)), ir.Constant(I64, itemsize))
+                    for byte in range(0, FIXED_GROUP * 2, 64):
+                        at = builder.mul(builder.add(index, ir.Constant(I64, BLOCK)), ir.Constant(I64, 2))
                         e.prefetch(builder.add(source, builder.add(at, ir.Constant(I64, byte))))
                 sums.state = state
                 sums.add(steps(index))
                 return sums.state
 
             sums.state = e.loop(count, FIXED_GROUP, sums.state, group)
-            sums.store(out, magnitudes=magnitudes)
+            sums.store(out)
             return context.get_dummy_value()
 
         return types.void(*[types.int64] * 5), codegen
@@ -177,5 +173,3 @@ def _both(steps_of: Callable[..., Any], kind: str | int, low_bits: int, *, range
 limbs_bf16 = _both(steps_of_words, "BF16", LIMB_LOW_BITS, ranged=False)
 limbs_f16 = _both(steps_of_words, "F16", LIMB_LOW_BITS, ranged=True)
 wide_bf16, wide_f16 = (_both(steps_of_words, code, WIDE_LOW_BITS, ranged=False) for code in ("BF16", "F16"))
-limbs_e4m3 = _both(steps_of_bytes, 3, BYTE_LOW_BITS, ranged=True)  # its 18 bits are three bytes of limbs
-limbs_e5m2 = _both(steps_of_bytes, 4, BYTE_LOW_BITS, ranged=False)

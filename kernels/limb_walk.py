@@ -1,6 +1,7 @@
 """Two blocks of one narrow dtype as they are stored: which loop takes all their sums at once, without a detour.
 
-8-bit integers go through `bytes8.py`, floats through `limb_sums.py`; what neither takes is converted (`fixed_walk.py`).
+8-bit integers go through `bytes8.py`, floats through `byte_walk.py` and `limb_sums.py`; what none of them takes is
+converted (`fixed_walk.py`).
 """
 
 from __future__ import annotations
@@ -10,15 +11,15 @@ from typing import Any
 from numba import njit
 
 from .accumulate import COMPILED
+from .byte_walk import both_bytes
 from .bytes8 import both_i8, both_u8
 from .decoders import DECODERS
 from .fixed_walk import describe, lowest, shown_unit
-from .layout import BYTE_BITS, BYTE_LOW_BITS, FIXED_OUT, LANES, LIMB_BITS, LIMB_OUT, NO_UNIT
-from .limb_sums import limbs_bf16, limbs_e4m3, limbs_e5m2, limbs_f16, wide_bf16, wide_f16
-from .limbs import HAS_LOOKUPS
-from .memory import integers, matrix, octets
+from .layout import FIXED_OUT, LANES, LIMB_BITS, LIMB_OUT, NO_UNIT
+from .limb_sums import limbs_bf16, limbs_f16, wide_bf16, wide_f16
+from .memory import integers, matrix
 
-_BF16, _F16, _E4M3 = (DECODERS[code].index for code in ("BF16", "F16", "F8_E4M3"))
+_BF16, _F16, _E4M3, _E5M2 = (DECODERS[code].index for code in ("BF16", "F16", "F8_E4M3", "F8_E5M2"))
 _I8, _U8 = (DECODERS[code].index for code in ("I8", "U8"))
 
 
@@ -48,36 +49,20 @@ def both_stored(
             both_u8(x, y, count, exact_at + 8 * FIXED_OUT, exact_at, exact_at + 16 * FIXED_OUT)
             return 0
         return NO_UNIT
-    unit = min(of_x[0], of_y[0])
-    top = max(of_x[1], of_y[1])
-    found = matrix(integers(), limbs_at, 1, LIMB_OUT)[0]
-    table_at = limbs_at + 8 * LIMB_OUT
-    if code in (_BF16, _F16):
-        unit = shown_unit(unit)
-        if not -120 <= unit <= 0:  # the scale is a power of two not below 1, see `limbs.py`
-            return NO_UNIT
-        if top + 1 - unit <= LIMB_BITS:
-            if code == _BF16:
-                limbs_bf16(x, y, -unit, count, limbs_at)
-            else:
-                limbs_f16(x, y, -unit, count, limbs_at)
-        elif code == _BF16:
-            wide_bf16(x, y, -unit, count, limbs_at)
-        else:
-            wide_f16(x, y, -unit, count, limbs_at)
-    elif not HAS_LOOKUPS or top + 1 - unit > BYTE_BITS:
+    unit = shown_unit(min(of_x[0], of_y[0]))
+    # The scale is a power of two not below 1, see `limbs.py`.
+    if code not in (_BF16, _F16) or not -120 <= unit <= 0:
         return NO_UNIT
+    if max(of_x[1], of_y[1]) + 1 - unit <= LIMB_BITS:
+        if code == _BF16:
+            limbs_bf16(x, y, -unit, count, limbs_at)
+        else:
+            limbs_f16(x, y, -unit, count, limbs_at)
+    elif code == _BF16:
+        wide_bf16(x, y, -unit, count, limbs_at)
     else:
-        known = matrix(integers(), table_at, 1, 1)[0, 0]
-        if top + 1 - BYTE_BITS <= known <= unit:  # a table is not made without need
-            unit = known
-        else:
-            unit = (max(lowest(format_of), top + 1 - BYTE_BITS) + unit) // 2
-        _tabulate(format_of, unit, table_at)
-        if code == _E4M3:
-            limbs_e4m3(x, y, table_at + 8, count, limbs_at)
-        else:
-            limbs_e5m2(x, y, table_at + 8, count, limbs_at)
+        wide_f16(x, y, -unit, count, limbs_at)
+    found = matrix(integers(), limbs_at, 1, LIMB_OUT)[0]
     _spread(found, exact)
     return unit
 
@@ -98,20 +83,17 @@ def both_at_once(
 ) -> int:
     """`find_unit` of two blocks and `both_stored` in one pass; NO_UNIT if there is no such loop, or they do not fit it.
 
-    The formats have few exponents: nearly all blocks are multiples of the smallest number that do not exceed the limbs.
+    Nearly all blocks of float16 are multiples of the format's smallest number that do not exceed the limbs; of 8-bit
+    floats, whose own units are not looked for, of_x[0] and of_y[0] become NO_UNIT.
     """
-    unit = lowest(format_of)
-    if code == _F16:
-        bits = LIMB_BITS
-        limbs_f16(x, y, -unit, count, limbs_at)
-    elif code == _E4M3 and HAS_LOOKUPS:
-        bits = BYTE_BITS
-        _tabulate(format_of, unit, limbs_at + 8 * LIMB_OUT)
-        limbs_e4m3(x, y, limbs_at + 8 * (LIMB_OUT + 1), count, limbs_at)
-    else:
+    if code in (_E4M3, _E5M2):
+        return both_bytes(format_of, x, y, count, of_x, of_y, sums_x, sums_y, limbs_at, exact)
+    if code != _F16:
         return NO_UNIT
+    unit = lowest(format_of)
+    limbs_f16(x, y, -unit, count, limbs_at)
     found = matrix(integers(), limbs_at, 1, LIMB_OUT)[0]
-    bound = min(format_of[3], (unit + bits + format_of[2]) << format_of[1])
+    bound = min(format_of[3], (unit + LIMB_BITS + format_of[2]) << format_of[1])
     most_x, most_y = found[2 * LANES + 2], found[2 * LANES + 3]
     if max(most_x, most_y) >= bound:
         return NO_UNIT
@@ -133,28 +115,3 @@ def _spread(found: Any, exact: Any) -> None:
         exact[2, 2 + half] = of[7]
         exact[2, 4 + half] = of[2] + of[5] - of[7]
     exact[2, 6], exact[2, 7] = found[2 * LANES], found[2 * LANES + 1]
-
-
-@njit(**COMPILED)
-def forget_table(limbs_at: int) -> None:
-    """Make certain that what happens to stand in fresh memory is not taken for a table."""
-    matrix(integers(), limbs_at, 1, LIMB_OUT + 1)[0, LIMB_OUT] = NO_UNIT
-
-
-@njit(**COMPILED)
-def _tabulate(format_of: Any, unit: int, table_at: int) -> None:
-    """The limbs of all 128 magnitudes of an 8-bit float as multiples of a unit, byte by byte, behind their unit."""
-    known = matrix(integers(), table_at, 1, 1)[0]
-    if known[0] == unit:
-        return
-    known[0] = unit
-    table = matrix(octets(), table_at + 8, 4, 128)
-    mantissa = format_of[1]
-    for pattern in range(128):
-        stored, value = pattern >> mantissa, pattern & ((1 << mantissa) - 1)
-        if stored:
-            value = (value + (1 << mantissa)) << (stored - 1)
-        value >>= unit - lowest(format_of)  # exact for every element of the block
-        low, high = value & ((1 << BYTE_LOW_BITS) - 1), value >> BYTE_LOW_BITS
-        table[0, pattern], table[1, pattern] = low & 255, low >> 8
-        table[2, pattern], table[3, pattern] = high & 255, (high >> 8) & 255

@@ -98,6 +98,16 @@ def power_of_two(typingctx: Any, exponent: Any) -> Any:
 
 
 @intrinsic
+def trailing_zeros(typingctx: Any, bits: Any) -> Any:
+    """The number of the lowest bit that is set, of which there is one."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
 def float32_of(typingctx: Any, bits: Any) -> Any:
     """The float32 of a bit pattern, as float64."""
 

@@ -13,6 +13,7 @@ from typing import Any
 from numba import types
 
 from .blocks import both_block, one_block, pair_block, self_block
+from .byte_walk import forget_window
 from .fixed import both_fixed, self_fixed
 from .fixed_walk import (
     close_pair_fixed,
@@ -34,7 +35,7 @@ from .layout import (
     SELF_SLOTS,
     WIDTH,
 )
-from .limb_walk import both_at_once, both_stored, forget_table
+from .limb_walk import both_at_once, both_stored
 from .memory import doubles, integers, matrix
 from .operands import find, hold_fixed, hold_floats, room_of
 from .pairs_walk import walk_of
@@ -77,14 +78,14 @@ def _walk_star(
     kept = matrix(doubles(), kept_at, BLOCKS, SELF_OUT)  # of each block of the base: its self sums,
     kept_units = matrix(integers(), kept_at + 8 * BLOCKS * SELF_OUT, BLOCKS, 3)  # unit, top, whether it is held fixed
     limbs_at = kept_at + 8 * BLOCKS * (SELF_OUT + 3)
-    forget_table(limbs_at)
+    forget_window(limbs_at)
     for row in range(item_count):
         tensor, start, length, slot = items[row, 0], items[row, 1], items[row, 2], items[row, 3]
         selfs = matrix(doubles(), self_slots_at + 8 * SELF_SLOTS * operands * slot, operands, SELF_SLOTS)
         between = matrix(doubles(), pair_slots_at + 8 * PAIR_SLOTS * pair_count * slot, pair_count, PAIR_SLOTS)
         # One of the others after the other: memory is read in long runs, and the base's chunk stays in cache.
         for x in range(1, operands):
-            at_once = True  # until a block turns out not to fit
+            at_once = True  # until a block turns out not to fit; `byte_walk.py` knows itself when to try again
             for begin in range(0, length, BLOCK):
                 block = begin // BLOCK
                 count = min(BLOCK, length - begin)
@@ -109,21 +110,22 @@ def _walk_star(
                         exact,
                     )
                     fixed[0] = fixed[x] = 1
-                    at_once = unit != NO_UNIT
+                    at_once = unit != NO_UNIT or room.itemsizes[0] == 1
                     common = unit
                 if unit == NO_UNIT:
-                    for n in (0, x):
-                        if n == 0 and x > 1:
-                            continue
-                        find(room, n, sources[n], count)
-                    if x > 1:
+                    find(room, x, sources[x], count)
+                    if x == 1 or known[0] == NO_UNIT:
+                        find(room, 0, sources[0], count)
+                        known[0], known[1], known[2] = units[0, 0], units[0, 1], fixed[0]
+                    else:
                         units[0, 0], units[0, 1], fixed[0] = known[0], known[1], known[2]
+                    if x > 1:
                         for at in range(SELF_OUT):
                             sums[0, at] = kept[block, at]
                     if fixed[0] and fixed[x]:
                         common = common_unit(units[x], units[0])
-                if x == 1:
-                    known[0], known[1], known[2] = units[0, 0], units[0, 1], fixed[0]
+                elif x == 1:
+                    known[0], known[1], known[2] = units[0, 0], units[0, 1], 1
                 if common != NO_UNIT:
                     if alike and unit == NO_UNIT:
                         unit = both_stored(
