@@ -14,26 +14,20 @@ import typer
 
 from . import __version__
 from .arguments import (
+    MATCHING,
+    RUNNING,
     By,
     CompareFormat,
-    DeviceMemoryOption,
-    DeviceOption,
-    ExcludeOption,
     Format,
-    IncludeOption,
-    Io,
-    IoOption,
     LineageFormat,
-    MapOption,
+    Matching,
     MatrixFormat,
     OutputOption,
     PlotKind,
     QuietOption,
-    Rows,
-    RowsOption,
-    RulesFileOption,
-    RulesOption,
+    Running,
     ThreadsOption,
+    grouped,
 )
 from .engine.errors import OptionError, WeighbridgeError
 from .engine.interrupts import farewell, leaving, matrix_words, say_farewell, sweep_words
@@ -102,24 +96,17 @@ def _command(body: Callable[..., int | None]) -> Callable[..., None]:
             code = getattr(interrupt, "status", INTERRUPTED)
         raise typer.Exit(code)
 
-    app.command()(command)
-    return command
+    shown = grouped(command)
+    app.command()(shown)
+    return shown
 
 
 @_command
 def compare(
     base: Annotated[str, typer.Argument(metavar="BASE", help="The checkpoint compared against.")],
     others: Annotated[list[str], typer.Argument(metavar="OTHER", help="The checkpoints under study.")],
-    rules: RulesOption = "auto",
-    map: MapOption = None,
-    rules_file: RulesFileOption = None,
-    include: IncludeOption = None,
-    exclude: ExcludeOption = None,
-    rows: RowsOption = Rows.overlap,
-    threads: ThreadsOption = None,
-    io: IoOption = Io.auto,
-    device: DeviceOption = "auto",
-    device_memory: DeviceMemoryOption = None,
+    matching: Matching = MATCHING,
+    running: Running = RUNNING,
     by: Annotated[
         By | None, typer.Option(help="What a line stands for; by default a kind, in csv and tsv a tensor.")
     ] = None,
@@ -163,7 +150,7 @@ def compare(
     from .engine.formats import open_checkpoint
     from .engine.progress import reporting
 
-    look_for(device, device_memory)  # once, and not for each of the others
+    look_for(running.device, running.device_memory)  # once, and not for each of the others
     opened = open_checkpoint(base)
     code, findings = 0, []
     for source in others:
@@ -172,16 +159,8 @@ def compare(
                 comparison = compare_checkpoints(
                     opened,
                     source,
-                    rules=rules,
-                    map=map or (),
-                    rules_file=rules_file,
-                    include=include or (),
-                    exclude=exclude or (),
-                    rows=rows.value,
-                    threads=threads,
-                    io=io.value,
-                    device=device,
-                    device_memory=device_memory,
+                    **matching.keywords(),
+                    **running.keywords(),
                     progress=progress,
                     say=progress.say if progress else None,
                 )
@@ -213,12 +192,7 @@ def compare(
 def match(
     base: Annotated[str, typer.Argument(metavar="BASE", help="The checkpoint compared against.")],
     other: Annotated[str, typer.Argument(metavar="OTHER", help="The checkpoint under study.")],
-    rules: RulesOption = "auto",
-    map: MapOption = None,
-    rules_file: RulesFileOption = None,
-    include: IncludeOption = None,
-    exclude: ExcludeOption = None,
-    rows: RowsOption = Rows.overlap,
+    matching: Matching = MATCHING,
     format: Annotated[Format, typer.Option(help="How to print it.")] = Format.table,
     output: OutputOption = None,
 ) -> None:
@@ -232,12 +206,7 @@ def match(
     ledger = match_checkpoints(
         base,
         other,
-        rules=rules,
-        map=map or (),
-        rules_file=rules_file,
-        include=include or (),
-        exclude=exclude or (),
-        rows=rows.value,
+        **matching.keywords(),
     )
     if format is Format.json:
         from .engine.report.json_text import dump
@@ -263,10 +232,7 @@ def inspect(
     stats: Annotated[
         bool, typer.Option("--stats", help="Read the tensors: mean, mean_abs, l2, max_abs, nonfinite.")
     ] = False,
-    threads: ThreadsOption = None,
-    io: IoOption = Io.auto,
-    device: DeviceOption = "auto",
-    device_memory: DeviceMemoryOption = None,
+    running: Running = RUNNING,
     format: Annotated[Format, typer.Option(help="How to print it.")] = Format.table,
     output: OutputOption = None,
     quiet: QuietOption = False,
@@ -283,10 +249,7 @@ def inspect(
         inspection = inspect_checkpoint(
             checkpoint,
             stats=stats,
-            threads=threads,
-            io=io.value,
-            device=device,
-            device_memory=device_memory,
+            **running.keywords(),
             progress=progress,
             say=progress.say if progress else None,
         )
@@ -318,16 +281,8 @@ def sweep(
     manifest: Annotated[
         Path | None, typer.Option(metavar="FILE", help="More of them: one per line, CSV or JSON lines.")
     ] = None,
-    rules: RulesOption = "auto",
-    map: MapOption = None,
-    rules_file: RulesFileOption = None,
-    include: IncludeOption = None,
-    exclude: ExcludeOption = None,
-    rows: RowsOption = Rows.overlap,
-    threads: ThreadsOption = None,
-    io: IoOption = Io.auto,
-    device: DeviceOption = "auto",
-    device_memory: DeviceMemoryOption = None,
+    matching: Matching = MATCHING,
+    running: Running = RUNNING,
     workers: Annotated[int, typer.Option(min=1, metavar="N", help="Processes on this machine.")] = 1,
     cluster: Annotated[
         str | None,
@@ -348,16 +303,8 @@ def sweep(
         others or (),
         out=out,
         manifest=manifest,
-        rules=rules,
-        map=map or (),
-        rules_file=rules_file,
-        include=include or (),
-        exclude=exclude or (),
-        rows=rows.value,
-        threads=threads,
-        io=io.value,
-        device=device,
-        device_memory=device_memory,
+        **matching.keywords(),
+        **running.keywords(),
         workers=workers,
         cluster=cluster,
         force=force,
@@ -459,16 +406,8 @@ def matrix(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Keep the sums there; a run that was stopped goes on.")
     ] = None,
-    rules: RulesOption = "auto",
-    map: MapOption = None,
-    rules_file: RulesFileOption = None,
-    include: IncludeOption = None,
-    exclude: ExcludeOption = None,
-    rows: RowsOption = Rows.overlap,
-    threads: ThreadsOption = None,
-    io: IoOption = Io.auto,
-    device: DeviceOption = "auto",
-    device_memory: DeviceMemoryOption = None,
+    matching: Matching = MATCHING,
+    running: Running = RUNNING,
     by: Annotated[By | None, typer.Option(help="A matrix for every kind, layer or tensor.")] = None,
     metrics: Annotated[
         str | None, typer.Option(metavar="A,B,C", help="The metrics to compute; all of them by default.")
@@ -499,16 +438,8 @@ def matrix(
             metrics=metrics,
             out=out,
             force=force,
-            rules=rules,
-            map=map or (),
-            rules_file=rules_file,
-            include=include or (),
-            exclude=exclude or (),
-            rows=rows.value,
-            threads=threads,
-            io=io.value,
-            device=device,
-            device_memory=device_memory,
+            **matching.keywords(),
+            **running.keywords(),
             progress=progress,
             say=progress.say if progress else None,
         )
@@ -521,16 +452,8 @@ def lineage(
     base: Annotated[
         str | None, typer.Option(metavar="CKPT", help="The one that its relatives descend from; else the weights tell.")
     ] = None,
-    rules: RulesOption = "auto",
-    map: MapOption = None,
-    rules_file: RulesFileOption = None,
-    include: IncludeOption = None,
-    exclude: ExcludeOption = None,
-    rows: RowsOption = Rows.overlap,
-    threads: ThreadsOption = None,
-    io: IoOption = Io.auto,
-    device: DeviceOption = "auto",
-    device_memory: DeviceMemoryOption = None,
+    matching: Matching = MATCHING,
+    running: Running = RUNNING,
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw as well: .png, .svg or .html (needs weighbridge[plot]).")
     ] = None,
@@ -557,16 +480,8 @@ def lineage(
         tree = lineage_of(
             checkpoints,
             base=base,
-            rules=rules,
-            map=map or (),
-            rules_file=rules_file,
-            include=include or (),
-            exclude=exclude or (),
-            rows=rows.value,
-            threads=threads,
-            io=io.value,
-            device=device,
-            device_memory=device_memory,
+            **matching.keywords(),
+            **running.keywords(),
             progress=progress,
             say=progress.say if progress else None,
         )
