@@ -81,9 +81,9 @@ class Emitter:
         return self.intrinsic("fma", x, y, z)
 
     def maximum(self, size: Value, best: Value) -> Value:
-        """The larger of magnitudes, `best` kept as bits: they order as numbers do, and NaN sorts above infinity.
+        """The larger of magnitudes, `best` kept as bits.
 
-        An integer instruction, because those leave the floating-point pipes, which set the pace, alone.
+        They order as numbers do, and NaN sorts above infinity, while the floating-point instruction loses it.
         """
         bits = self.b.bitcast(size, best.type)
         return self.b.select(self.b.icmp_signed(">", bits, best), bits, best)
