@@ -21,7 +21,7 @@ import numpy as np
 from . import native, reference
 from .certainty import doubts
 from .decoders import DECODERS
-from .layout import BLOCK, PAIR_SLOTS, PAIR_SQUARE, SELF_SLOTS, WORK_OPERAND, WORK_SLOTS
+from .layout import BLOCK, PAIR_SLOTS, PAIR_SQUARE, SELF_SLOTS, TASK_WORDS, WORK_OPERAND, WORK_SLOTS
 from .processors import available_threads
 from .sums import CHUNK, PAIR_SUMS, SELF_SUMS
 from .wanted import Wanted
@@ -232,8 +232,7 @@ class Tile:
         addresses = np.ascontiguousarray(addresses, np.int64)
         slots = items[:, 3] - self._first
         assert not len(slots) or (slots.min() >= 0 and slots.max() < len(self._self_slots)), "items of another part"
-        self._run(
-            0,
+        task = [  # see `task.task_of`
             -(-scratch.ctypes.data // 64) * 64,
             work.ctypes.data,
             len(items),
@@ -246,7 +245,10 @@ class Tile:
             self._ordered.ctypes.data,
             self.force,
             *self._slots_at(),
-        )
+        ]
+        assert len(task) == TASK_WORDS
+        words = np.array(task, np.int64)
+        self._run(0, words.ctypes.data)
         return int(items[:, 2].sum() * self.itemsizes.sum())
 
     def finish(self, resolve: Resolve, threads: int) -> tuple[np.ndarray, np.ndarray]:

@@ -40,6 +40,8 @@ ZERO_UNIT = 1 << 19  # the unit of a block without a non-zero element: it fits a
 # magnitude); bias of its exponent; first bit pattern of a magnitude that is not finite.
 OPERAND_ROWS = 9
 
+TASK_WORDS = 13  # int64 that a walk is called with, see `task.py`
+
 # Working memory of a thread, in float64: the end of a tensor padded to a group of 2-byte elements, sums of a block ...
 TAIL_SLOTS = FIXED_GROUP * 2 // 8
 WORK_BYTES = 4 + BYTE_OUT + BLOCK // 64 + 2 * BYTE_PATTERNS // 8 + BYTE_PATTERNS  # see `byte_walk.py`

@@ -17,9 +17,9 @@ from .blocks import pair_blocks_of
 from .fixed import pair_fixed_of
 from .fixed_walk import close_pair_fixed_of, common_unit, derive_dot, shift_to
 from .float_walk import close_pair_of
-from .layout import BLOCK, FIXED_GROUP, NO_UNIT, PAIR_GROUP, PAIR_OUT, PAIR_SLOTS, SELF_SLOTS, WIDTH
-from .memory import doubles, integers, matrix
-from .operands import Room, find, hold_floats, room_of, take_self_of
+from .layout import BLOCK, FIXED_GROUP, NO_UNIT, PAIR_GROUP, PAIR_OUT, WIDTH
+from .operands import Room, find, hold_floats, take_self_of
+from .task import slots_of, task_of
 from .wanted import Wanted
 
 __all__ = ["walk_of"]
@@ -30,46 +30,28 @@ def walk_of(wanted: Wanted) -> Any:
     """The walk that takes the wanted sums, which are `completed`; `native` compiles it."""
     take_self, take_fixed, take_floats = take_self_of(wanted), _take_fixed_of(wanted), _take_floats_of(wanted)
 
-    def walk(
-        scratch_type: Any,
-        scratch_at: int,
-        work_at: int,
-        item_count: int,
-        items_at: int,
-        tensors: int,
-        addresses_at: int,
-        operands: int,
-        operands_at: int,
-        pair_count: int,
-        pairs_at: int,
-        force: int,
-        self_slots_at: int,
-        pair_slots_at: int,
-    ) -> None:
-        """Fill the slots of the work items; the arguments are those of `tile._walk_star`, the pairs any."""
-        room = room_of(scratch_type, scratch_at, work_at, operands, operands_at)
-        items = matrix(integers(), items_at, item_count, 4)
-        addresses = matrix(integers(), addresses_at, tensors, operands)
-        pairs = matrix(integers(), pairs_at, pair_count, 2)
-        for row in range(item_count):
-            tensor, start, length, slot = items[row, 0], items[row, 1], items[row, 2], items[row, 3]
-            selfs = matrix(doubles(), self_slots_at + 8 * SELF_SLOTS * operands * slot, operands, SELF_SLOTS)
-            between = matrix(doubles(), pair_slots_at + 8 * PAIR_SLOTS * pair_count * slot, pair_count, PAIR_SLOTS)
+    def walk(scratch_type: Any, task_at: int) -> None:
+        """Fill the slots of a task's work items, see `task.py`."""
+        task = task_of(scratch_type, task_at)
+        room, pairs, operands = task.room, task.pairs, task.addresses.shape[1]
+        for row in range(len(task.items)):
+            tensor, start, length, slot = task.items[row, 0], task.items[row, 1], task.items[row, 2], task.items[row, 3]
+            selfs, between = slots_of(task, slot)
             for begin in range(0, length, BLOCK):
                 count = min(BLOCK, length - begin)
                 padded = (count + WIDTH - 1) // WIDTH * WIDTH
                 groups = (count + FIXED_GROUP - 1) // FIXED_GROUP * FIXED_GROUP
                 for n in range(operands):
-                    find(room, n, addresses[tensor, n] + (start + begin) * room.itemsizes[n], count)
+                    find(room, n, task.addresses[tensor, n] + (start + begin) * room.itemsizes[n], count)
                     take_self(room, n, count, padded, groups, selfs[n])
                 p = 0
-                while p < pair_count:
+                while p < len(pairs):
                     unit = _unit_of(room, pairs[p, 0], pairs[p, 1])
                     if unit != NO_UNIT:
                         take_fixed(room, pairs[p, 0], pairs[p, 1], unit, groups, between[p])
                         p += 1
                     else:
-                        p += take_floats(room, pairs, p, count, padded, between, force)
+                        p += take_floats(room, pairs, p, count, padded, between, task.force)
 
     return walk
 

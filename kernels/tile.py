@@ -30,48 +30,25 @@ from .layout import (
     FIXED_GROUP,
     FIXED_OUT,
     NO_UNIT,
-    PAIR_SLOTS,
     SELF_OUT,
-    SELF_SLOTS,
     WIDTH,
 )
 from .limb_walk import both_at_once, both_stored
 from .memory import doubles, integers, matrix
-from .operands import find, hold_fixed, hold_floats, room_of
+from .operands import find, hold_fixed, hold_floats
 from .pairs_walk import walk_of
+from .task import slots_of, task_of
 from .wanted import Wanted
 
 __all__ = ["FUNCTIONS"]
 
 
-def _walk_star(
-    scratch_type: Any,
-    scratch_at: int,
-    work_at: int,
-    item_count: int,
-    items_at: int,
-    tensors: int,
-    addresses_at: int,
-    operands: int,
-    operands_at: int,
-    pair_count: int,
-    pairs_at: int,
-    force: int,
-    self_slots_at: int,
-    pair_slots_at: int,
-) -> None:
-    """Fill the slots of the work items given as rows (tensor, start, length, slot); the pairs are (1, 0), (2, 0) ...
-
-    All arguments but the first are integers, those called `_at` addresses of C-contiguous arrays: scratch (2, N, BLOCK)
-    of the working type that `scratch_type` points to, whose second half holds int32 fixed point; work,
-    `WORK_SLOTS + N * WORK_OPERAND` float64; items (item_count, 4); addresses (K, N); operands (OPERAND_ROWS, N), see
-    `layout.py`; pairs (P, 2); slots (W, N, SELF_SLOTS) and (W, P, PAIR_SLOTS).
-    """
-    room = room_of(scratch_type, scratch_at, work_at, operands, operands_at)
+def _walk_star(scratch_type: Any, task_at: int) -> None:
+    """Fill the slots of a task's work items, see `task.py`; its pairs are (1, 0), (2, 0) ..."""
+    task = task_of(scratch_type, task_at)
+    room, operands = task.room, task.addresses.shape[1]
     scratch, codes, sources, floats = room.scratch, room.codes, room.sources, room.floats
     fixed, units, sums = room.fixed, room.units, room.sums
-    items = matrix(integers(), items_at, item_count, 4)
-    addresses = matrix(integers(), addresses_at, tensors, operands)
     exact_at, exact_bytes = room.exact_at, 8 * FIXED_OUT
     exact = matrix(integers(), exact_at, 3, FIXED_OUT)  # of the base's block, of the other's, of the pair
     kept_at = exact_at + 3 * exact_bytes
@@ -79,10 +56,9 @@ def _walk_star(
     kept_units = matrix(integers(), kept_at + 8 * BLOCKS * SELF_OUT, BLOCKS, 3)  # unit, top, whether it is held fixed
     limbs_at = kept_at + 8 * BLOCKS * (SELF_OUT + 3)
     forget_window(limbs_at)
-    for row in range(item_count):
-        tensor, start, length, slot = items[row, 0], items[row, 1], items[row, 2], items[row, 3]
-        selfs = matrix(doubles(), self_slots_at + 8 * SELF_SLOTS * operands * slot, operands, SELF_SLOTS)
-        between = matrix(doubles(), pair_slots_at + 8 * PAIR_SLOTS * pair_count * slot, pair_count, PAIR_SLOTS)
+    for row in range(len(task.items)):
+        tensor, start, length, slot = task.items[row, 0], task.items[row, 1], task.items[row, 2], task.items[row, 3]
+        selfs, between = slots_of(task, slot)
         # One of the others after the other: memory is read in long runs, and the base's chunk stays in cache.
         for x in range(1, operands):
             at_once = True  # until a block turns out not to fit; `byte_walk.py` knows itself when to try again
@@ -92,7 +68,7 @@ def _walk_star(
                 padded = (count + WIDTH - 1) // WIDTH * WIDTH
                 groups = (count + FIXED_GROUP - 1) // FIXED_GROUP * FIXED_GROUP
                 for n in (0, x):
-                    sources[n] = addresses[tensor, n] + (start + begin) * room.itemsizes[n]
+                    sources[n] = task.addresses[tensor, n] + (start + begin) * room.itemsizes[n]
                 known, common, unit = kept_units[block], NO_UNIT, NO_UNIT
                 alike = codes[0] == codes[x] and groups == count
                 if alike and at_once:
@@ -192,7 +168,7 @@ def _walk_star(
                     room.lanes,
                     room.lanes_at,
                     between[x - 1],
-                    force,
+                    task.force,
                 )
                 for n in (0, x):
                     if fixed[n] or (n == 0 and x > 1):
@@ -213,9 +189,9 @@ def _walk_star(
                         kept[block, at] = sums[0, at]
 
 
-def _signature(working: Any, integers: int) -> Any:
-    pointer = [types.CPointer(working)] if working is not None else []
-    return types.void(*pointer, *[types.int64] * integers)
+def _walk(working: Any) -> Any:
+    """The signature of a walk: a pointer that names the working type, and where the task lies."""
+    return types.void(types.CPointer(working), types.int64)
 
 
 def _star(wanted: Wanted) -> Any:
@@ -225,9 +201,9 @@ def _star(wanted: Wanted) -> Any:
 
 # What `native` compiles: name -> (the Python function for the sums that are wanted, its signature).
 FUNCTIONS: dict[str, tuple[Any, Any]] = {
-    "star_f32": (_star, _signature(types.float32, 13)),
-    "star_f64": (_star, _signature(types.float64, 13)),
-    "pairs_f32": (walk_of, _signature(types.float32, 13)),
-    "pairs_f64": (walk_of, _signature(types.float64, 13)),
-    "gather": (lambda wanted: gather, _signature(None, 12)),
+    "star_f32": (_star, _walk(types.float32)),
+    "star_f64": (_star, _walk(types.float64)),
+    "pairs_f32": (walk_of, _walk(types.float32)),
+    "pairs_f64": (walk_of, _walk(types.float64)),
+    "gather": (lambda wanted: gather, types.void(*[types.int64] * 12)),
 }
