@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from weighbridge.kernels.decoders import DECODERS
+from weighbridge.kernels.gpu.constants import FAN, STRIPS
+from weighbridge.kernels.sums import CHUNK
 from weighbridge.kernels.wanted import Wanted
 
 from support.compiled import MAIN, compiled, compiled_gather, launch_of, steps_of
@@ -80,8 +82,9 @@ def test_slow_float64_is_left_alone(machines, name):
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-def test_the_second_step_spills_nothing(arch, tmp_path):
-    assert compiled_gather(arch, tmp_path).spilled == 0
+@pytest.mark.parametrize("strips", [STRIPS, 1])
+def test_the_second_step_spills_nothing(arch, strips, tmp_path):
+    assert compiled_gather(strips, arch, tmp_path).spilled == 0
 
 
 @pytest.mark.parametrize(("name", "most"), [("F32 pair sm_90", 19), ("BF16 pair sm_90", 11), ("F8_E4M3 pair sm_90", 8)])
@@ -153,8 +156,8 @@ def test_all_that_a_tile_launches_is_compiled_ahead(monkeypatch, codes, pairs, f
     compile_ahead(codes, pairs, "cpu", float64=float64)
     ahead, asked[:] = set(asked), []
     assert len(ahead) >= 2
-    tile = Tile(codes, np.array([70_000, 3]), pairs, "cpu", float64=float64)
+    tile = Tile(codes, np.array([FAN * CHUNK + 1, 3]), pairs, "cpu", float64=float64)
     arena = torch.zeros(64, dtype=torch.uint8)
     tile.run(tile.items, np.full((2, len(codes)), arena.data_ptr()), arena)
-    tile._gathered()
+    tile.added()
     assert set(asked) == ahead

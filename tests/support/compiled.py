@@ -71,13 +71,14 @@ def compiled(launch, arch, float64, folder, wanted=Wanted.ALL):
     return _compiled(tile_kernel(launch, float64), pointers, integers, constants, options, arch, folder)
 
 
-def compiled_gather(arch, folder):
+def compiled_gather(strips, arch, folder):
     """The second step, likewise."""
     from weighbridge.kernels.gpu.gather import gather_kernel
     from weighbridge.kernels.gpu.tile import options
 
-    pointers = {"slots": "*fp64", "first_chunk": "*i64", "sums": "*fp64"}
-    return _compiled(gather_kernel, pointers, {"columns": "i32"}, {}, options(), arch, folder)
+    pointers = {"slots": "*fp64", "table": "*i64", "sums": "*fp64"}
+    integers = dict.fromkeys(("first_row", "rows", "columns"), "i32")
+    return _compiled(gather_kernel, pointers, integers, {"STRIPS": strips}, options(), arch, folder)
 
 
 def _compiled(kernel, pointers, integers, constants, options, arch, folder):
