@@ -343,6 +343,7 @@ def sweep(
     from .engine.sweep_plan import estimated_seconds, plan_sweep
     from .engine.sweep_progress import SweepProgress
 
+    progress = SweepProgress(not quiet)
     plan = plan_sweep(
         base,
         others or (),
@@ -362,6 +363,7 @@ def sweep(
         cluster=cluster,
         force=force,
         strict=strict,
+        say=progress.say,
     )
     if dry_run:
         from .engine.report.text import count
@@ -376,7 +378,7 @@ def sweep(
         outcomes = list(plan.known)
     else:
         with farewell(lambda: sweep_words(out)):
-            outcomes = run_sweep(plan, workers, cluster, SweepProgress(not quiet))
+            outcomes = run_sweep(plan, workers, cluster, progress)
     trouble = [outcome for outcome in outcomes if outcome.reason]
     for outcome in trouble:
         _complain(f"weighbridge: {outcome.other.label} {outcome.status}: {outcome.reason}")
