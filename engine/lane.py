@@ -273,6 +273,7 @@ class Lane:
             if not isinstance(run.error, RuntimeError) or self.device.kind == "cpu":
                 raise run.error
             raise self._failed(run.error) from run.error
+        self._transport.unpin()  # smaller buffers would come on top of those: torch hands out again what has their size
         self._tell(-run.counted)
         self._waiting.extendleft(reversed(self._smaller(run.share, run.error) + again))
         self._start()
