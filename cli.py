@@ -109,7 +109,7 @@ def _command(body: Callable[..., int | None]) -> Callable[..., None]:
 @_command
 def compare(
     base: Annotated[str, typer.Argument(metavar="BASE", help="The checkpoint compared against.")],
-    others: Annotated[list[str], typer.Argument(metavar="OTHER", help="The checkpoints under study.")],
+    others: Annotated[list[str], typer.Argument(metavar="OTHER...", help="The checkpoints under study.")],
     rules: RulesOption = "auto",
     map: MapOption = None,
     rules_file: RulesFileOption = None,
@@ -313,7 +313,7 @@ def sweep(
     out: Annotated[Path, typer.Option(metavar="DIR", help="The folder of results.")],
     others: Annotated[
         list[str] | None,
-        typer.Argument(metavar="OTHER", help="Paths, globs and hub ids of the checkpoints under study."),
+        typer.Argument(metavar="OTHER...", help="Paths, globs and hub ids of the checkpoints under study."),
     ] = None,
     manifest: Annotated[
         Path | None, typer.Option(metavar="FILE", help="More of them: one per line, CSV or JSON lines.")
@@ -454,7 +454,7 @@ def show(
 
 @_command
 def matrix(
-    checkpoints: Annotated[list[str], typer.Argument(metavar="CKPT", help="Two or more checkpoints.")],
+    checkpoints: Annotated[list[str], typer.Argument(metavar="CKPT...", help="Two or more checkpoints.")],
     base: Annotated[
         str | None, typer.Option(metavar="BASE", help="What they were trained from: adds the cosine of task vectors.")
     ] = None,
@@ -519,7 +519,7 @@ def matrix(
 
 @_command
 def lineage(
-    checkpoints: Annotated[list[str], typer.Argument(metavar="CKPT", help="The checkpoints of the family.")],
+    checkpoints: Annotated[list[str], typer.Argument(metavar="CKPT...", help="The checkpoints of the family.")],
     base: Annotated[
         str | None, typer.Option(metavar="CKPT", help="The one that its relatives descend from; else the weights tell.")
     ] = None,
