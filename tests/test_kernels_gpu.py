@@ -200,6 +200,29 @@ def test_narrow_operands_have_the_bits_of_other_strips(code):
     assert same_bits([together[:, 0].copy()], [run(tile_sums, [[largest]], [code], [])[0][:, 0]])
 
 
+def test_operands_far_apart_in_the_arena(tmp_path):
+    """The second begins behind 2**31 words of 4 bytes. Under the interpreter the arena is a file that is all gap."""
+    import torch
+
+    far = (1 << 33) + 48
+
+    def apart(addresses, codes, elements, pairs):
+        if gpu_backend.DEVICE == "cpu":
+            arena = torch.from_numpy(np.memmap(tmp_path / "arena", np.uint8, "w+", shape=far + 4096))
+        else:
+            arena = torch.empty(far + 4096, dtype=torch.uint8, device=gpu_backend.DEVICE)
+        for at, operand in zip((0, far), stack[0], strict=True):
+            arena[at : at + operand.size] = torch.from_numpy(operand)
+        tile = gpu.Tile(codes, elements, pairs, gpu_backend.DEVICE)
+        tile.run(tile.items, np.array([[0, far]]) + arena.data_ptr(), arena)
+        return tile.finish(lambda tensors: addresses[tensors], 1)
+
+    rng = np.random.default_rng(104)
+    base = random_tensor("F32", 1000, rng)
+    stack = [[base, nearby(base, "F32", rng)]]
+    check_against_reference(apart, stack, ["F32", "F32"])
+
+
 def test_same_bits_in_tasks_of_any_size():
     code = "F8_E5M2"
     rng = np.random.default_rng(65)
