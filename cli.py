@@ -104,7 +104,7 @@ def _command(body: Callable[..., int | None]) -> Callable[..., None]:
 @_command
 def compare(
     base: Annotated[str, typer.Argument(metavar="BASE", help="The checkpoint compared against.")],
-    others: Annotated[list[str], typer.Argument(metavar="OTHER", help="The checkpoints under study.")],
+    others: Annotated[list[str], typer.Argument(metavar="OTHER...", help="The checkpoints under study.")],
     matching: Matching = MATCHING,
     running: Running = RUNNING,
     by: Annotated[
@@ -276,7 +276,7 @@ def sweep(
     out: Annotated[Path, typer.Option(metavar="DIR", help="The folder of results.")],
     others: Annotated[
         list[str] | None,
-        typer.Argument(metavar="OTHER", help="Paths, globs and hub ids of the checkpoints under study."),
+        typer.Argument(metavar="OTHER...", help="Paths, globs and hub ids of the checkpoints under study."),
     ] = None,
     manifest: Annotated[
         Path | None, typer.Option(metavar="FILE", help="More of them: one per line, CSV or JSON lines.")
@@ -298,6 +298,7 @@ def sweep(
     from .engine.sweep_plan import estimated_seconds, plan_sweep
     from .engine.sweep_progress import SweepProgress
 
+    progress = SweepProgress(not quiet)
     plan = plan_sweep(
         base,
         others or (),
@@ -309,6 +310,7 @@ def sweep(
         cluster=cluster,
         force=force,
         strict=strict,
+        say=progress.say,
     )
     if dry_run:
         from .engine.report.text import count
@@ -323,7 +325,7 @@ def sweep(
         outcomes = list(plan.known)
     else:
         with farewell(lambda: sweep_words(out)):
-            outcomes = run_sweep(plan, workers, cluster, SweepProgress(not quiet))
+            outcomes = run_sweep(plan, workers, cluster, progress)
     trouble = [outcome for outcome in outcomes if outcome.reason]
     for outcome in trouble:
         _complain(f"weighbridge: {outcome.other.label} {outcome.status}: {outcome.reason}")
@@ -399,7 +401,7 @@ def show(
 
 @_command
 def matrix(
-    checkpoints: Annotated[list[str], typer.Argument(metavar="CKPT", help="Two or more checkpoints.")],
+    checkpoints: Annotated[list[str], typer.Argument(metavar="CKPT...", help="Two or more checkpoints.")],
     base: Annotated[
         str | None, typer.Option(metavar="BASE", help="What they were trained from: adds the cosine of task vectors.")
     ] = None,
@@ -448,7 +450,7 @@ def matrix(
 
 @_command
 def lineage(
-    checkpoints: Annotated[list[str], typer.Argument(metavar="CKPT", help="The checkpoints of the family.")],
+    checkpoints: Annotated[list[str], typer.Argument(metavar="CKPT...", help="The checkpoints of the family.")],
     base: Annotated[
         str | None, typer.Option(metavar="CKPT", help="The one that its relatives descend from; else the weights tell.")
     ] = None,

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import ClusterError, OptionError, WeighbridgeError
 from .store import Store
@@ -22,16 +22,22 @@ from .sweep_record import keep
 from .sweep_task import Outcome, Settings, Task, run_task
 from .workers import Done, given_up, singly
 
+if TYPE_CHECKING:
+    from .loading import Say
+
 __all__ = ["run_ray", "survey"]
 
 _RETRIES = 2  # of a task whose process or node died
 _CONNECT_SECONDS = 10
+_PATIENCE_SECONDS = 5.0  # an idle node starts a process and imports torch in less
 _NO_GPU = ("auto", "cpu", "portable:cpu")
 _GLANCE_GPUS = 0.01  # of a GPU, to ask a node which it is: there is room for that beside other fractions
 _NOT_IMPORTED = "The remote function failed to import on the worker"  # how Ray begins what it makes of an ImportError
 
 
-def survey(address: str, device: str, threads: int | None, begun_in: str = "") -> tuple[str, int]:
+def survey(
+    address: str, device: str, threads: int | None, begun_in: str = "", say: Say | None = None
+) -> tuple[str, int]:
     """What a plan needs to know of the cluster: what the last bits follow from there, and how many tasks run at a time.
 
     This machine may lack a GPU, so a node that has one is asked, with a task that takes next to nothing from those that
@@ -42,6 +48,8 @@ def survey(address: str, device: str, threads: int | None, begun_in: str = "") -
         device: which is asked for; "auto" is none such.
         threads: of a task.
         begun_in: the arithmetic of a sweep that goes on; "" of one that begins.
+        say: told in a sentence when the answer is long in coming: of a cluster whose GPUs are all taken it does not
+            come before one is free.
     Returns:
         The arithmetic, see `devices.arithmetic`, and the number of tasks.
     Raises:
@@ -53,10 +61,10 @@ def survey(address: str, device: str, threads: int | None, begun_in: str = "") -
     with _connected(address) as ray:
         wanted = _resources(ray, device, threads)
         slots = _slots(ray, address, wanted)
-        return begun_in or ("cpu" if device == "cpu" else _asked(ray, address, device, wanted)), slots
+        return begun_in or ("cpu" if device == "cpu" else _asked(ray, address, device, wanted, say)), slots
 
 
-def _asked(ray: Any, address: str, device: str, wanted: dict[str, int]) -> str:
+def _asked(ray: Any, address: str, device: str, wanted: dict[str, int], say: Say | None) -> str:
     """The arithmetic of a node that can run a task."""
     glance: dict[str, Any] = {"num_cpus": 0, "max_retries": _RETRIES}
     if wanted["num_gpus"]:
@@ -68,7 +76,11 @@ def _asked(ray: Any, address: str, device: str, wanted: dict[str, int]) -> str:
         glance["scheduling_strategy"] = NodeAffinitySchedulingStrategy(able["NodeID"], soft=True)
     try:
         with _lost_in_a_sentence(ray, address):
-            return str(ray.get(ray.remote(**glance)(_arithmetic_here).remote(device)))
+            answer = ray.remote(**glance)(_arithmetic_here).remote(device)
+            if say is not None and not ray.wait([answer], timeout=_PATIENCE_SECONDS)[0]:
+                needs = "for a GPU of a node to be free" if wanted["num_gpus"] else "for a node"
+                say(f"waiting {needs} on the Ray cluster at {address}, to look at --device {device}")
+            return str(ray.get(answer))
     except _deaths(ray) as error:
         raise ClusterError(
             f"the process that was to look at --device {device} ended {_RETRIES + 1} times on the Ray cluster at "

@@ -153,7 +153,7 @@ def choose(device: str, batches: Sequence[Batch], pairs: int, threads: int | Non
             return []
         return _alike(found)
     if device.startswith("portable"):
-        return _portable(device.partition(":")[2])
+        return _portable(device.partition(":")[2], "portable:")
     if not device.startswith("cuda"):
         return _portable(device)
     cards = _cuda(device)
@@ -257,20 +257,20 @@ def _torch() -> Any:
     return torch
 
 
-def _cuda(name: str) -> list[str]:
-    """The CUDA devices that "cuda" or "cuda:N" stands for."""
+def _cuda(name: str, prefix: str = "") -> list[str]:
+    """The CUDA devices that "cuda" or "cuda:N" stands for; with the prefix it is what was typed."""
     torch = _torch()
     if torch.version.cuda is None and getattr(torch.version, "hip", None) is None:
         raise DeviceError(
-            f"--device {name} needs torch with CUDA, and torch {torch.__version__} was built without; install a build "
-            "with CUDA, or use --device cpu."
+            f"--device {prefix}{name} needs torch with CUDA, and torch {torch.__version__} was built without; install "
+            "a build with CUDA, or use --device cpu."
         )
     try:
         torch.cuda.init()
         count = torch.cuda.device_count()
     except (RuntimeError, AssertionError) as error:  # no driver, or one that is too old: torch says which
         raise DeviceError(
-            f"--device {name} cannot be used: {first_sentence(error)}; install a driver that suits CUDA "
+            f"--device {prefix}{name} cannot be used: {first_sentence(error)}; install a driver that suits CUDA "
             f"{torch.version.cuda}, or use --device cpu."
         ) from error
     return _numbered(name, count)
@@ -305,15 +305,15 @@ def _fast_float64(name: str) -> bool:
     return bool(import_module("..kernels.gpu", __package__).fast_float64(name))
 
 
-def _portable(name: str) -> list[Device]:
-    """The torch devices that a name stands for, each asked whether it has float64."""
+def _portable(name: str, prefix: str = "") -> list[Device]:
+    """The torch devices that a name stands for, each asked whether it has float64; `prefix` as for `_cuda`."""
     torch = _torch()
     xpu = getattr(torch, "xpu", None)
     if not name:
         name = "cuda" if torch.cuda.is_available() else "xpu" if xpu is not None and xpu.is_available() else "cpu"
     kind = name.partition(":")[0]
     if kind == "cuda":
-        names = _cuda(name)
+        names = _cuda(name, prefix)
     elif kind == "xpu":
         names = _numbered(name, xpu.device_count() if xpu is not None and xpu.is_available() else 0)
     else:

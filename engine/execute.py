@@ -27,6 +27,8 @@ from .together import Way, bytes_of, tiles_of
 
 __all__ = ["Sums", "execute", "execute_ways"]
 
+_STAGED_BYTES = 96 << 20  # in buffers of all threads together, where files are read
+
 Progress = Callable[[int, int], object]
 
 
@@ -199,9 +201,10 @@ def _on_cpu(
         return done
 
     # More threads than processors where files are read: some wait for the device while others compute.
-    workers, computing = threads, threading.Semaphore(threads)
+    workers, computing, task_bytes = threads, threading.Semaphore(threads), cpu.TASK_BYTES
     if staging.needed:
         workers += 2
+        task_bytes = min(task_bytes, _STAGED_BYTES // workers)
     mapped = [] if staging.needed else tiles.spread(staging.addresses)
 
     def read_and_run(task: np.ndarray) -> int:
@@ -212,7 +215,7 @@ def _on_cpu(
             return run(items, tiles.spread(addresses))
 
     for part in tiles.parts(threads):
-        cpu.run_tasks(tiles.tasks(threads, part), read_and_run, workers, report.add)
+        cpu.run_tasks(tiles.tasks(threads, part, task_bytes), read_and_run, workers, report.add)
 
     def resolve(tensors: np.ndarray) -> np.ndarray:
         columns = batch.placed.columns

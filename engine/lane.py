@@ -41,7 +41,7 @@ from .transport import Slot, free_bytes, transport
 __all__ = ["Job", "Lane", "Take", "Tell"]
 
 _SPARE = 4  # buffers beyond one for each reader: one being copied, one being computed, two waiting
-_STRIPS = 2  # parts of a chunk with slots of their own, on the backend that has most
+_SLOTS = 3  # of a chunk and column, on the backend that has most: of two strips, and for what they come to
 
 Take = Callable[[bool], Share | None]
 """Hands out the next share, None where there is none; told whether the device still has one to do."""
@@ -208,7 +208,7 @@ class Lane:
                 return
         if not self._waiting and (share := take(bool(self._line))) is not None:
             columns = sum(len(way.operands) + len(way.pairs) for way in self._job.ways)
-            chunks = max(self._budget // 4 // (columns * _STRIPS * SELF_SLOTS * 8), 1)
+            chunks = max(self._budget // 4 // (columns * _SLOTS * SELF_SLOTS * 8), 1)
             self._waiting.extend(share.cut(chunks))
         if self._waiting:
             run = _Run(self._waiting.popleft())
@@ -273,6 +273,7 @@ class Lane:
             if not isinstance(run.error, RuntimeError) or self.device.kind == "cpu":
                 raise run.error
             raise self._failed(run.error) from run.error
+        self._transport.unpin()  # smaller buffers would come on top of those: torch hands out again what has their size
         self._tell(-run.counted)
         self._waiting.extendleft(reversed(self._smaller(run.share, run.error) + again))
         self._start()

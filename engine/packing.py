@@ -99,11 +99,21 @@ class Packing(Staging):
     def _bring(
         self, files: np.ndarray, source: np.ndarray, sizes: np.ndarray, at: np.ndarray, target: np.ndarray
     ) -> None:
-        """Runs of one operand: from addresses where the file is -1, else from places in files."""
-        for k in np.flatnonzero(files < 0).tolist():
-            # Without the interpreter's lock, so that several threads copy at once.
-            ctypes.memmove(target.ctypes.data + int(at[k]), int(source[k]), int(sizes[k]))
-        staged = np.flatnonzero(files >= 0)
+        """Runs of one operand: from addresses where the file is -1, else from places in files.
+
+        What follows each other here and there is one run: of tensors of multiples of 16 bytes all that lie together.
+        """
+        if len(sizes) > 1:
+            behind = (source[1:] == (source + sizes)[:-1]) & (at[1:] == (at + sizes)[:-1]) & (files[1:] == files[:-1])
+            firsts = np.flatnonzero(np.r_[True, ~behind])
+            files, source, at = files[firsts], source[firsts], at[firsts]
+            sizes = np.add.reduceat(sizes, firsts)
+        mapped = files < 0
+        for to, begin, size in zip(
+            (target.ctypes.data + at[mapped]).tolist(), source[mapped].tolist(), sizes[mapped].tolist(), strict=True
+        ):
+            ctypes.memmove(to, begin, size)  # without the interpreter's lock, so that several threads copy at once
+        staged = np.flatnonzero(~mapped)
         if not len(staged):
             return
         files, source, sizes, at = files[staged], source[staged], sizes[staged], at[staged]

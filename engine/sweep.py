@@ -72,6 +72,7 @@ def sweep(
         base, others, out=out, manifest=manifest, rules=rules, map=map, rules_file=rules_file, include=include,
         exclude=exclude, rows=rows, threads=threads, io=io, device=device, device_memory=device_memory,
         workers=workers, cluster=cluster, force=force, strict=strict, batch_bytes=batch_bytes,
+        say=None if progress is None else progress.say,
     )  # fmt: skip
     run_sweep(plan, workers, cluster, progress)
     from .results import open_results

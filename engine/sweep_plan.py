@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .checkpoint import Checkpoint
 from .errors import FormatError, OptionError, WeighbridgeError
@@ -21,6 +21,9 @@ from .places import files_id
 from .store import Store
 from .sweep_record import owner
 from .sweep_task import Outcome, Settings, Task, failure, match_like
+
+if TYPE_CHECKING:
+    from .loading import Say
 
 __all__ = ["BATCH_BYTES", "Plan", "estimated_seconds", "plan_sweep"]
 
@@ -80,10 +83,12 @@ def plan_sweep(
     force: bool = False,
     strict: bool = False,
     batch_bytes: int | None = None,
+    say: Say | None = None,
 ) -> Plan:
     """Find the others, see which are computed already, and share the rest out among tasks; reads headers only.
 
-    The arguments are those of `sweep`; `device` "auto" is the processor here, which is as fast for a sweep.
+    The arguments are those of `sweep`; `device` "auto" is the processor here, which is as fast for a sweep. `say` is
+    told in a sentence what a cluster is waited for.
 
     Raises:
         WeighbridgeError: the base cannot be opened, no others are found, an option is wrong, there is no such cluster
@@ -148,7 +153,7 @@ def plan_sweep(
     if cluster is not None and sized:
         from .cluster import survey
 
-        sums, slots = survey(cluster, device, threads, begun_in)
+        sums, slots = survey(cluster, device, threads, begun_in, say)
         settings = replace(settings, arithmetic=sums, computation=_computation(options, sums))
     return Plan(settings, tuple(found), tuple(_tasks(sized, opened, slots, batch_bytes or BATCH_BYTES)), tuple(known))
 

@@ -99,8 +99,8 @@ class One:
     def parts(self, threads: int) -> Iterator[np.ndarray]:
         yield from self._tile.parts(threads)
 
-    def tasks(self, threads: int, part: np.ndarray) -> list[np.ndarray]:
-        return list(self._tile.tasks(threads, part))
+    def tasks(self, threads: int, part: np.ndarray, task_bytes: int) -> list[np.ndarray]:
+        return list(self._tile.tasks(threads, part, task_bytes))
 
     def spread(self, addresses: np.ndarray) -> list[np.ndarray]:
         return [addresses]
@@ -158,9 +158,9 @@ class Together:
                     stack.enter_context(tile.part(int(before[first]), int(before[first + len(part)])))
                 yield part
 
-    def tasks(self, threads: int, part: np.ndarray) -> list[np.ndarray]:
-        """Items of a part cut into runs of about `cpu.TASK_BYTES`, at least one per thread."""
-        return cpu.cut_tasks(part, self._width, threads)
+    def tasks(self, threads: int, part: np.ndarray, task_bytes: int) -> list[np.ndarray]:
+        """Items of a part cut into runs of about `task_bytes`, at least one per thread."""
+        return cpu.cut_tasks(part, self._width, threads, task_bytes)
 
     def spread(self, addresses: np.ndarray) -> list[np.ndarray]:
         """Addresses (K, N) of the joined operands as those of each tile's own."""

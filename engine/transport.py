@@ -80,6 +80,9 @@ class Plain:
     def release(self) -> None:
         """Give memory that nothing uses back to the device."""
 
+    def unpin(self) -> None:
+        """Give pinned memory that nothing uses back to the host."""
+
 
 class Cuda(Plain):
     """An NVIDIA GPU: pinned buffers, copies on one stream, kernels on another."""
@@ -141,6 +144,13 @@ class Cuda(Plain):
 
         with torch.cuda.device(self.device):
             torch.cuda.empty_cache()
+
+    def unpin(self) -> None:
+        """Give pinned memory that nothing uses back to the host, where torch can: 2.6 keeps it, by sizes."""
+        import torch
+
+        if (give_back := getattr(torch.accelerator, "empty_host_cache", None)) is not None:
+            give_back()
 
     def _event(self, stream: torch.cuda.Stream) -> torch.cuda.Event:
         import torch

@@ -93,6 +93,12 @@ MPS = TypeError(
             "use --device cpu.",
         ),
         (
+            "portable:cuda:0",
+            FakeTorch(init=OLD),
+            "--device portable:cuda:0 cannot be used: The NVIDIA driver on your system is too old (found version "
+            "11040); install a driver that suits CUDA 13.0, or use --device cpu.",
+        ),
+        (
             "cuda:0",
             FakeTorch(init=OLD),
             "--device cuda:0 cannot be used: The NVIDIA driver on your system is too old (found version 11040); "

@@ -43,6 +43,12 @@ def test_every_question_runs(tmp_path):
     assert not (tmp_path / "results").exists()
 
 
+def test_without_a_gpu_it_is_one_sentence(tmp_path):
+    done = ask(tmp_path, "--backend", "gpu")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "the fused kernels cannot be measured on cpu: Triton has no kernels for cpu devices here\n"
+
+
 @pytest.mark.parametrize("question", ["small_tensors", "resident_star"])
 def test_a_wrong_answer_is_not_timed(tmp_path, question):
     code = (

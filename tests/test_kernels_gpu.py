@@ -16,7 +16,7 @@ from test_kernels_accuracy import CANCELLING, RANGES
 from weighbridge.kernels import gpu
 from weighbridge.kernels.decoders import DECODERS
 from weighbridge.kernels.gpu.available import interpreted
-from weighbridge.kernels.gpu.constants import GATHER_LANES, SLOTS, STRIP, STRIPS, THREADS
+from weighbridge.kernels.gpu.constants import FAN, GATHER_LANES, SLOTS, STRIP, STRIPS, THREADS
 from weighbridge.kernels.sums import CHUNK
 from weighbridge.kernels.wanted import Wanted
 
@@ -200,6 +200,29 @@ def test_narrow_operands_have_the_bits_of_other_strips(code):
     assert same_bits([together[:, 0].copy()], [run(tile_sums, [[largest]], [code], [])[0][:, 0]])
 
 
+def test_operands_far_apart_in_the_arena(tmp_path):
+    """The second begins behind 2**31 words of 4 bytes. Under the interpreter the arena is a file that is all gap."""
+    import torch
+
+    far = (1 << 33) + 48
+
+    def apart(addresses, codes, elements, pairs):
+        if gpu_backend.DEVICE == "cpu":
+            arena = torch.from_numpy(np.memmap(tmp_path / "arena", np.uint8, "w+", shape=far + 4096))
+        else:
+            arena = torch.empty(far + 4096, dtype=torch.uint8, device=gpu_backend.DEVICE)
+        for at, operand in zip((0, far), stack[0], strict=True):
+            arena[at : at + operand.size] = torch.from_numpy(operand)
+        tile = gpu.Tile(codes, elements, pairs, gpu_backend.DEVICE)
+        tile.run(tile.items, np.array([[0, far]]) + arena.data_ptr(), arena)
+        return tile.finish(lambda tensors: addresses[tensors], 1)
+
+    rng = np.random.default_rng(104)
+    base = random_tensor("F32", 1000, rng)
+    stack = [[base, nearby(base, "F32", rng)]]
+    check_against_reference(apart, stack, ["F32", "F32"])
+
+
 def test_same_bits_in_tasks_of_any_size():
     code = "F8_E5M2"
     rng = np.random.default_rng(65)
@@ -274,6 +297,9 @@ def test_chunks_that_cancel_each_other(backend, code):
     check_against_reference(some_of, [sides(code, values)], [code, code])
 
 
+HUGE, TINY, NONE = 2.0**60, 2.0**-60, (0, 0)
+
+
 def at_random(chunks):
     """The two parts of the strips of so many chunks [chunks, STRIPS, 2], half of which the others cancel."""
     rng = np.random.default_rng(100)
@@ -282,20 +308,30 @@ def at_random(chunks):
     return parts
 
 
-def in_one_lane(*chunks):
-    """Likewise, of chunks that the second step adds in its first lane."""
-    parts = np.zeros((len(chunks), GATHER_LANES, STRIPS, 2))
+def in_one_lane(*chunks, apart=GATHER_LANES):
+    """Likewise, of chunks that the second step adds in its first lane, or in rows of their own."""
+    parts = np.zeros((len(chunks), apart, STRIPS, 2))
     parts[:, 0] = chunks
     return parts.reshape(-1, STRIPS, 2)
 
 
-HUGE, TINY, NONE = 2.0**60, 2.0**-60, (0, 0)
+def in_lanes_of_their_own():
+    """Likewise, of whole parts in one strip each: only adding what `joined_lanes` cuts off them loses anything."""
+    rng = np.random.default_rng(102)  # which loses in any order that is likely: by halves, eights, one after the other
+    half = rng.normal(0, 1, GATHER_LANES // 2 - 1) * 2.0 ** rng.integers(-20, 20, GATHER_LANES // 2 - 1)
+    parts = np.zeros((GATHER_LANES, STRIPS, 2))
+    parts[:, 0, 0] = rng.permutation(np.r_[HUGE, half, -half[rng.permutation(half.size)], -HUGE])
+    return parts
+
+
 ADDED = {  # in all but the first 1 + TINY is rounded, and 1 taken away again
     "at random": at_random(600),
+    "lanes": in_lanes_of_their_own(),
     "strips": in_one_lane([(HUGE, 1), (-HUGE, TINY)], [(HUGE, -1), (-HUGE, 0)]),
     "a strip's parts": in_one_lane([(1, 0), (TINY, 1)], [(-1, -1), NONE]),
     "low parts of chunks": in_one_lane([(0, 1), NONE], [(0, TINY), NONE], [(0, -1), NONE]),
     "errors of chunks": in_one_lane([(1, 1), NONE], [(TINY, 0), NONE], [(-1, -1), NONE]),
+    "rows": in_one_lane([(HUGE, 1), NONE], [(-HUGE, TINY), NONE], [(0, -1), NONE], apart=FAN),
 }
 
 
@@ -309,12 +345,33 @@ def test_what_adding_strips_and_chunks_loses_is_in_the_bound(name):
     slots = np.zeros((len(parts) * STRIPS, 1, SLOTS))
     slots[:, 0, 2:4] = parts.reshape(-1, 2)
     tile.put_slots(0, torch.from_numpy(slots))
-    found, bound = tile._gathered()[0, 0, 2:4]
+    high, low, bound = tile.added().cpu().numpy()[0, 0, 2:5]
+    found = high + low
     exactly = sum(map(Fraction, parts.ravel().tolist()))
     lost = abs(Fraction(float(found)) - exactly)
     assert lost > abs(exactly) * Fraction(2.0**-52), "the test needs a sum that loses more than its last rounding"
     assert lost <= Fraction(float(bound)) + abs(exactly) * Fraction(2.0**-53)
     assert bound < 2.0**-50 * np.abs(parts[..., 1]).sum() + 2.0**-77 * np.abs(parts).sum()
+
+
+@pytest.mark.parametrize("chunks", [[], [0], [1], [FAN], [FAN + 1], [3, 0, FAN * 2 + 5, 1, FAN * FAN + FAN + 1, 2]])
+def test_slots_of_many_chunks_are_added_to_those_of_their_tensors(chunks):
+    """Every slot of every level is added once, in whatever company, and the largest found."""
+    import torch
+
+    tile = gpu.Tile(["F32"] * 2, np.array(chunks, np.int64) * CHUNK, np.array([(1, 0)]), gpu_backend.DEVICE)
+    rng = np.random.default_rng(102)
+    slots = rng.integers(0, 1 << 20, (len(tile.items), STRIPS, 3, SLOTS)).astype(np.float64)
+    tile.put_slots(0, torch.from_numpy(slots.reshape(-1, 3, SLOTS)))
+    found = tile.added().cpu().numpy()
+    assert found.shape == (len(chunks), 3, SLOTS)
+    for k, part in enumerate(np.split(slots, np.cumsum(chunks)[:-1].astype(int))[: len(chunks)]):
+        wanted = part.sum(axis=(0, 1))
+        wanted[:, 5] = part[..., 5].max(axis=(0, 1), initial=0)
+        assert (found[k, :, 2] + found[k, :, 3] == wanted[:, 2] + wanted[:, 3]).all()
+        alike = [0, 1, 5, 6]
+        assert (found[k][:, alike] == wanted[:, alike]).all()
+        np.testing.assert_allclose(found[k, :, 4], wanted[:, 4], rtol=1e-9)  # what low parts may lose comes on top
 
 
 @pytest.mark.parametrize("code", ["BF16", "F32"])

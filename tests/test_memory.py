@@ -18,17 +18,22 @@ def anonymous():
 
 import numpy, llvmlite.binding
 seen = [anonymous()]
-result = compare(sys.argv[1], sys.argv[2], io=sys.argv[3], progress=lambda done, total: seen.append(anonymous()))
+how = {"io": sys.argv[3], "threads": int(sys.argv[4])}
+result = compare(sys.argv[1], sys.argv[2], **how, progress=lambda done, total: seen.append(anonymous()))
 assert result.rows[0].metrics["delta"] == 0
 print(max(seen) - seen[0])
 """
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-@pytest.mark.parametrize("io", ["map", "pread"])
-def test_anonymous_memory_stays_under_300_mb(tmp_path, io):
+@pytest.mark.parametrize(("io", "threads"), [("map", 2), ("pread", 2), ("pread", 64)])
+def test_anonymous_memory_stays_under_300_mb(tmp_path, io, threads):
     base, other = (sparse_checkpoint(tmp_path / name, elements=1 << 28) for name in ("base", "other"))
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, base, other, io], capture_output=True, text=True, check=True, timeout=300
+        [sys.executable, "-c", SCRIPT, base, other, io, str(threads)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
     )
     assert int(done.stdout) < 300_000_000

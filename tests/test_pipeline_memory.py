@@ -57,8 +57,11 @@ def test_out_of_memory_halves_and_goes_on(tensors, usual, monkeypatch, where, ca
 
 def test_each_time_buffers_are_half(tensors, usual, monkeypatch, slots):
     stand_in(monkeypatch, Fails("run", {0, 1}).tile)
+    given_back = []
+    monkeypatch.setattr(Plain, "unpin", lambda self: given_back.append(len(slots)))
     found, line = computed(tensors, 2, PAIR, buffer_bytes=4 << 20, buffers=2, least_bytes=1 << 20)
     assert same_bits(usual, found)
+    assert len(given_back) == 2 and given_back[0] < given_back[1] < len(slots)  # before there are others
     assert line.lanes[0]._buffer_bytes == 1 << 20
     assert max(slots[:1]) > 3_000_000 and max(slots[-1:]) <= 1 << 20
 

@@ -1,5 +1,6 @@
 """What readers put into buffers, files that change under them, and what is left behind when it goes wrong."""
 
+import ctypes
 import os
 import threading
 import time
@@ -74,6 +75,26 @@ def test_what_begins_at_one_place_and_ends_at_two_is_brought_whole(tmp_path, io)
     assert places[0] != places[1] == places[2]
     for at, size in zip(places, sizes[0].tolist(), strict=True):
         np.testing.assert_array_equal(target[at : at + size], values[:size])
+
+
+@pytest.mark.parametrize(("io", "module", "name"), [("map", ctypes, "memmove"), ("pread", os, "preadv")])
+def test_small_tensors_that_lie_together_are_brought_in_one_go(tmp_path, monkeypatch, io, module, name):
+    """Of 2,000 tensors of two files, one of which has a gap in its midst."""
+    rng = np.random.default_rng(6)
+    tensors = [("F32", random_tensor("F32", 64, rng)) for _ in range(1000)]
+    gaps = [0] * 500 + [8] + [0] * 499
+    columns = [write(tmp_path / "a", tensors), write(tmp_path / "b", tensors, gaps=gaps)]
+    calls = []
+    real = getattr(module, name)
+    monkeypatch.setattr(
+        module, name, lambda *args: (calls.append(len(args[1]) if io == "pread" else 1), real(*args))[1]
+    )
+    items = cpu.Tile(["F32", "F32"], np.full(1000, 64), np.array(PAIR)).items
+    with Files(io) as files:
+        target = np.zeros(512_000, np.uint8)
+        packing(files, list(zip(*columns, strict=True)), 4).fill(items, target)
+    assert (target.reshape(2, -1) == np.concatenate([raw.view(np.uint8).ravel() for _, raw in tensors])).all()
+    assert calls == ([1, 1, 1] if io == "map" else [1, 3])  # in one call the gap is read past
 
 
 def test_reads_that_return_less(tmp_path, monkeypatch):

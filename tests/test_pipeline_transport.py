@@ -108,3 +108,13 @@ def test_other_devices_need_no_streams(name):
     line.wait_until_sent(slot)
     line.send(slot, 16)
     assert slot.arena[:16].tolist() == list(range(16))
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_pinned_memory_is_given_back_where_torch_can(notes, monkeypatch, known):
+    if known:
+        monkeypatch.setattr(torch.accelerator, "empty_host_cache", lambda: notes.append("unpinned"))
+    else:
+        monkeypatch.delattr(torch.accelerator, "empty_host_cache")
+    transport("cuda:1").unpin()
+    assert notes == (["unpinned"] if known else [])

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import queue
 import subprocess
 import sys
 import threading
@@ -168,6 +169,42 @@ def test_a_cluster_without_a_free_processor_answers(cluster, checkpoints, tmp_pa
         if planning.ident is not None:
             planning.join(WAIT_SECONDS)  # shut down while somebody waits for it Ray ends the whole process
         ray.shutdown()
+
+
+def test_a_cluster_without_a_free_gpu_is_waited_for_in_a_sentence(cluster, checkpoints, tmp_path, monkeypatch):
+    """The node's GPU is one that Ray alone believes in."""
+    import ray
+
+    monkeypatch.setattr("weighbridge.engine.cluster._PATIENCE_SECONDS", 0.1)
+    folder, base, _ = checkpoints
+    said, raised = queue.SimpleQueue(), []
+
+    def plan():
+        try:
+            plan_sweep(
+                base, [folder / "o-*"], out=tmp_path / "out", device="cuda", cluster=cluster.address, say=said.put
+            )
+        except DeviceError as error:
+            raised.append(str(error))
+
+    node = cluster.add_node(num_cpus=1, num_gpus=1, object_store_memory=STORE_BYTES)
+    cluster.wait_for_nodes()
+    ray.init(address=cluster.address, log_to_driver=False)
+    taken = ray.remote(num_cpus=0, num_gpus=1)(lambda: time.sleep(120)).remote()
+    planning = threading.Thread(target=plan, daemon=True)
+    try:
+        _wait_for(lambda: ray.available_resources().get("GPU", 0) == 0)
+        planning.start()
+        assert said.get(timeout=WAIT_SECONDS) == (
+            f"waiting for a GPU of a node to be free on the Ray cluster at {cluster.address}, to look at --device cuda"
+        )
+        assert planning.is_alive()
+    finally:
+        ray.cancel(taken, force=True)
+        planning.join(WAIT_SECONDS)
+        ray.shutdown()
+        cluster.remove_node(node, allow_graceful=False)
+    assert len(raised) == 1 and "--device cuda" in raised[0] and said.empty()
 
 
 @pytest.mark.parametrize(

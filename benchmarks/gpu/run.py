@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit status: 1 where a question failed."""
+    """Returns the exit status: 1 where a question failed, 2 where none can be asked."""
     with tempfile.TemporaryDirectory() as folder:
         _find_packages(Path(folder))
         return _ask(arguments)
@@ -40,6 +40,7 @@ def _find_packages(folder: Path) -> None:
 def _ask(arguments: list[str] | None) -> int:
     from gpu import QUESTIONS
     from gpu.rig import Rig
+    from weighbridge.kernels.gpu import available
 
     from measuring import SCALE, Row, record
     from measuring.results import RESULTS
@@ -51,6 +52,9 @@ def _ask(arguments: list[str] | None) -> int:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
+    if options.backend == "gpu" and (reason := available(options.device)) is not None:
+        print(f"the fused kernels cannot be measured on {options.device}: {reason}", file=sys.stderr)
+        return 2
     rig = Rig(options.device, options.backend, options.rounds)
     rows: list[Row] = []
     failed = []

@@ -63,4 +63,19 @@ def available(device: torch.device | str = "cuda") -> str | None:
         return str(problem).splitlines()[0].rstrip(".")
     if major < 8:
         return f"{torch.cuda.get_device_name(device)} has compute capability {major}.{minor} and the kernels need 8.0"
+    return _why_not_started()
+
+
+def _why_not_started() -> str | None:
+    """Why Triton cannot launch anything. It builds a module for that, once on a machine, with the system's C compiler.
+
+    Images without a compiler, or without Python's headers, are common; the processor serves there as well.
+    """
+    try:
+        from triton.runtime import driver
+
+        driver.active.utils  # noqa: B018 -- builds it
+    except Exception as problem:  # noqa: BLE001 -- whatever it is, here are no kernels
+        told = (str(problem).strip().splitlines() or [type(problem).__name__])[0].rstrip(".")
+        return f"Triton cannot be started ({told})"
     return None

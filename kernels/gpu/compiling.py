@@ -8,6 +8,7 @@ from ..cpu import functions
 from ..wanted import Wanted
 from .available import fast_float64, interpreted
 from .cells import launches
+from .constants import STRIPS
 from .tile import on_current, options, tile_constants, tile_kernel, tile_options
 
 if TYPE_CHECKING:
@@ -53,4 +54,5 @@ def compile_ahead(
             kernel = tile_kernel(launch, wide)
             how = {**tile_constants(launch, sums, wide), **tile_options(launch, wide)}
             kernel.warmup(arena, table, table, slots, *counts, grid=(1,), **how)
-        gather_kernel.warmup(slots, table, slots, columns, grid=(1,), **options())
+        for strips in (STRIPS, 1):
+            gather_kernel.warmup(slots, table, slots, 0, 1, columns, strips, grid=(1,), **options())

@@ -11,6 +11,7 @@ LANE = STRIP // THREADS  # elements of a lane, of every dtype of which sums roun
 # Slots of a strip, the same for operands and pairs: Σ|x| or Σ|d|, Σx² or Σd², Σx or Σxy as high part, low part and
 # error bound, max|x| or max|d|, #nonfinite or #(x ≠ y).
 SLOTS = 7
-SUMS = 6  # ... and of a tensor, where high and low part have become one
 
-GATHER_LANES = 512  # chunks that are added side by side
+GATHER_LANES = 32  # chunks that a row of the second step adds side by side: each thread of a warp is a lane
+GATHER_ROWS = THREADS // GATHER_LANES  # of a program
+FAN = 4 * GATHER_LANES  # chunks of a row: two levels are enough for 2**30 elements, three for 2**37

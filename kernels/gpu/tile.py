@@ -12,7 +12,8 @@ from ..device import DeviceTile
 from ..wanted import Wanted
 from .available import fast_float64
 from .cells import Launch, launches
-from .constants import SLOTS, STRIPS, SUMS, THREADS
+from .constants import GATHER_ROWS, SLOTS, STRIPS, THREADS
+from .levels import levels
 
 if TYPE_CHECKING:
     import torch
@@ -161,6 +162,26 @@ class Tile(DeviceTile):
         """Take what another tile of the same tensors has of the items from `first` on, as if `run` had left it here."""
         self._slots[first * STRIPS :][: len(slots)].copy_(slots)
 
+    def added(self) -> torch.Tensor:
+        """(K, N + P, SLOTS) float64 on the device: the slots of each tensor added, on torch's current stream."""
+        import torch
+
+        from .gather import gather_kernel
+
+        steps = levels(np.bincount(self.items[:, 0], minlength=len(self.elements)))
+        places = 1 + max((int(step[:, 2].max()) for step in steps), default=-1)
+        sums = torch.empty((places, self._columns, SLOTS), dtype=torch.float64, device=self.device)
+        if sums.numel():
+            table = self._on_device(np.concatenate(steps))
+            first, slots, strips = 0, self._slots, STRIPS
+            with on_current(self.device):
+                for step in steps:
+                    gather_kernel[(-(-len(step) * self._columns // GATHER_ROWS),)](
+                        slots, table, sums, first, len(step), self._columns, strips, **options()
+                    )
+                    first, slots, strips = first + len(step), sums, 1
+        return sums[: len(self.elements)]
+
     def finish(self, resolve: Resolve, threads: int) -> tuple[np.ndarray, np.ndarray]:
         """The sums of all tensors, certified to 1e-12, as `cpu.Tile.finish`: what is in doubt is run again there.
 
@@ -173,29 +194,14 @@ class Tile(DeviceTile):
             (K, N, 6) and (K, P, 5) float64.
         """
         operands = len(self.decoders)
-        sums = self._gathered()
+        sums = self.added().cpu().numpy()
+        size, squares, high, low, bound, largest, count = range(SLOTS)
+        sums[..., high] += sums[..., low]
         selfs, between = sums[:, :operands], sums[:, operands:]
-        size, squares, total, bound, largest, count = range(SUMS)
-        self_sums = np.concatenate([selfs[..., :1], selfs[..., [size, total, squares, largest, count]]], axis=2)
+        self_sums = np.concatenate([selfs[..., :1], selfs[..., [size, high, squares, largest, count]]], axis=2)
         self_sums[..., 0] = self.elements[:, None]
-        pair_sums = between[..., [size, squares, total, largest, count]]
+        pair_sums = between[..., [size, squares, high, largest, count]]
         return self._host.settle(self_sums, pair_sums, selfs[..., bound], between[..., bound], resolve, threads)
-
-    def _gathered(self) -> np.ndarray:
-        """(K, N + P, SUMS) float64."""
-        import torch
-
-        from .gather import gather_kernel
-
-        tensors = len(self.elements)
-        sums = torch.zeros((tensors, self._columns, SUMS), dtype=torch.float64, device=self.device)
-        if sums.numel():
-            first = np.searchsorted(self.items[:, 0], np.arange(tensors + 1))
-            with on_current(self.device):
-                gather_kernel[(tensors * self._columns,)](
-                    self._slots, self._on_device(first), sums, self._columns, **options()
-                )
-        return sums.cpu().numpy()
 
     def _on_device(self, table: np.ndarray) -> torch.Tensor:
         """A copy there that does not wait for the kernels under way."""

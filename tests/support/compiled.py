@@ -3,6 +3,7 @@
 `python -m support.compiled` (in tests/) prints, for the dtypes that matter, instructions per element of the fast walk.
 """
 
+import itertools
 import re
 import subprocess
 import sys
@@ -25,13 +26,13 @@ class Machine:
 
     Attributes:
         registers: of a thread.
-        spilled: bytes that ptxas spills, stores and loads.
+        spilled: how many instructions store or load a word that ptxas spills; in the loops, and outside of them.
         loops: the instructions of each innermost loop, in the order of the code.
         straight: how many instructions stand outside of loops.
     """
 
     registers: int
-    spilled: int
+    spilled: tuple[int, int]
     loops: tuple[tuple[str, ...], ...]
     straight: int
 
@@ -43,6 +44,20 @@ class Machine:
     def loads(self) -> list[str]:
         """The loads from global memory of the fast walk, asynchronous copies into shared memory among them."""
         return [op for op in self.fast if op.startswith(("LDG.", "LDGSTS."))]
+
+
+def cells_of(code):
+    """A launch for every kind of cell that the operands and pairs of tiles of one dtype are dealt out to."""
+    from weighbridge.kernels.gpu.cells import launches
+
+    layouts = [(n, [(other, 0) for other in range(1, n)]) for n in range(2, 10)]
+    layouts += [(n, list(itertools.combinations(range(n), 2))) for n in range(3, 8)]
+    layouts += [(n, []) for n in range(1, 5)]
+    found = {}
+    for operands, pairs in layouts:
+        for launch in launches([code] * operands, np.array(pairs, np.int64).reshape(-1, 2), True):
+            found.setdefault((launch.self_x, launch.self_y, launch.pairs, launch.shape), launch)
+    return list(found.values())
 
 
 def launch_of(x, y=None, shape=(1, 1), selfs=None):
@@ -71,13 +86,14 @@ def compiled(launch, arch, float64, folder, wanted=Wanted.ALL):
     return _compiled(tile_kernel(launch, float64), pointers, integers, constants, options, arch, folder)
 
 
-def compiled_gather(arch, folder):
+def compiled_gather(strips, arch, folder):
     """The second step, likewise."""
     from weighbridge.kernels.gpu.gather import gather_kernel
     from weighbridge.kernels.gpu.tile import options
 
-    pointers = {"slots": "*fp64", "first_chunk": "*i64", "sums": "*fp64"}
-    return _compiled(gather_kernel, pointers, {"columns": "i32"}, {}, options(), arch, folder)
+    pointers = {"slots": "*fp64", "table": "*i64", "sums": "*fp64"}
+    integers = dict.fromkeys(("first_row", "rows", "columns"), "i32")
+    return _compiled(gather_kernel, pointers, integers, {"STRIPS": strips}, options(), arch, folder)
 
 
 def _compiled(kernel, pointers, integers, constants, options, arch, folder):
@@ -119,12 +135,9 @@ def _machine(listing, registers):
             spans.append((labels[target[1]], at + 1))
     ops = [instruction.split()[0] for instruction in code]
     inner = [s for s in spans if not any(o != s and s[0] <= o[0] and o[1] <= s[1] for o in spans)]
-    return Machine(
-        registers,
-        sum(op.startswith(("LDL", "STL")) for op in ops),
-        tuple(tuple(ops[begin:end]) for begin, end in inner),
-        len(ops) - sum(end - begin for begin, end in inner),
-    )
+    loops = tuple(tuple(ops[begin:end]) for begin, end in inner)
+    spills, inside = (sum(op.startswith(("LDL", "STL")) for op in each) for each in (ops, itertools.chain(*loops)))
+    return Machine(registers, (inside, spills - inside), loops, len(ops) - sum(map(len, loops)))
 
 
 def _table(folder):
