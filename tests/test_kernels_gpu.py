@@ -15,6 +15,7 @@ from test_kernels_accuracy import CANCELLING, RANGES
 
 from weighbridge.kernels import gpu
 from weighbridge.kernels.decoders import DECODERS
+from weighbridge.kernels.gpu import tile as launcher
 from weighbridge.kernels.gpu.available import interpreted
 from weighbridge.kernels.gpu.constants import FAN, GATHER_LANES, SLOTS, STRIP, STRIPS, THREADS
 from weighbridge.kernels.sums import CHUNK
@@ -221,6 +222,43 @@ def test_operands_far_apart_in_the_arena(tmp_path):
     base = random_tensor("F32", 1000, rng)
     stack = [[base, nearby(base, "F32", rng)]]
     check_against_reference(apart, stack, ["F32", "F32"])
+
+
+@pytest.mark.parametrize("code", ["BF16", "F8_E4M3"])
+@pytest.mark.parametrize("layout", ["alone", "star", "all"])
+def test_same_bits_without_instructions_for_two_elements(monkeypatch, code, layout):
+    """GPUs before Hopper have none."""
+    operands, pairs = LAYOUTS[layout]
+    rng = np.random.default_rng(78)
+    base = random_tensor(code, step(code) + 5, rng)
+    stack = [[nearby(base, code, rng) for _ in range(operands)]]
+    packed = run(tile_sums, stack, [code] * operands, pairs)
+    monkeypatch.setattr(launcher, "packs_halves", lambda device: False)
+    assert same_bits(packed, run(tile_sums, stack, [code] * operands, pairs))
+
+
+@pytest.mark.parametrize(
+    ("code", "special"), [("BF16", 0x7F80), ("BF16", 0xFFC0), ("F8_E4M3", 0x7F), ("F8_E4M3", 0xFF)]
+)
+def test_what_is_not_finite_in_a_whole_step(code, special):
+    """In one operand, the other, and both; infinity equals itself."""
+    rng = np.random.default_rng(79)
+    base = random_tensor(code, step(code), rng)
+    stack = []
+    for sides in ((0,), (1,), (0, 1)):
+        pair = [base.copy(), nearby(base, code, rng)]
+        for side in sides:
+            pair[side].view(np.uint16 if code == "BF16" else np.uint8)[5] = special
+        stack.append(pair)
+    check_against_reference(tile_sums, stack, [code, code])
+
+
+def test_every_pair_of_8_bit_values():
+    """A chunk of them. All but NaN, of which 0 stands in the place."""
+    values = np.arange(256, dtype=np.uint8)
+    values[[0x7F, 0xFF]] = 0
+    x, y = np.repeat(values, 256), np.tile(values, 256)
+    check_against_reference(tile_sums, [[x, y]], ["F8_E4M3", "F8_E4M3"])
 
 
 def test_same_bits_in_tasks_of_any_size():

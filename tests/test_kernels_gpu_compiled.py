@@ -129,16 +129,32 @@ def test_the_second_step_spills_nothing(arch, strips, tmp_path):
     assert compiled_gather(strips, arch, tmp_path).spilled == (0, 0)
 
 
-@pytest.mark.parametrize(("name", "most"), [("F32 pair sm_90", 19), ("BF16 pair sm_90", 11), ("F8_E4M3 pair sm_90", 8)])
-def test_float64_instructions_of_a_pair(machines, name, most):
-    """What a Hopper GPU has time for while memory brings a pair, see the kernels' docstring."""
+@pytest.mark.parametrize(
+    ("name", "most", "wide"),
+    [
+        ("F32 pair sm_90", 41, 19),
+        ("BF16 pair sm_90", 24, 11),
+        ("F8_E4M3 pair sm_90", 15, 4),
+        ("F8_E4M3 pair sm_80", 24, 8),
+    ],
+)
+def test_instructions_of_a_pair(machines, name, most, wide):
+    """What a Hopper GPU has time for while memory brings a pair, and of them in float64; see the kernels' docstring."""
     machine, (launch, *_) = machines[name], VARIANTS[name]
     pairs = 16 // DECODERS[launch.x].itemsize * steps_of(launch)
+    assert len(machine.fast) <= most * pairs
     doubles = sum(op.split(".")[0] in ("DADD", "DMUL", "DFMA", "DSETP", "DMNMX") for op in machine.fast)
-    assert doubles <= most * pairs
-    assert sum(op.startswith("F2F") for op in machine.fast) <= 2 * pairs + steps_of(
-        launch
-    )  # each element once, and a run
+    assert doubles <= wide * pairs
+    # Each element is converted once, and on sm_80 a run of them.
+    assert sum(op.startswith("F2F.") for op in machine.fast) <= 2 * pairs + steps_of(launch)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_what_tensor_cores_add_up_is_of_one_sum(machines, name):
+    """They add up what the threads of a warp hold at a time."""
+    launch, arch, float64 = VARIANTS[name]
+    assert bool(machines[name].warps) == (launch.x == launch.y == "F8_E4M3" and arch >= 90 and float64)
+    assert all(warp[-1] == 32 for warp in machines[name].warps)
 
 
 @pytest.mark.parametrize(("float64", "most"), [(True, 0.4), (False, 0.7)])

@@ -1,29 +1,33 @@
 """The GPU backend: fused Triton kernels, launched through torch. Neither is imported before a tile is made.
 
 `cells` deals operands and pairs out to launches, `fused` has the tile kernel, `compensated` the one for GPUs slow at
-float64, `walk` and `closing` what the two share, `gather` the second step; `tile` launches them. What the machine
-code of the fast walk says (Triton 3.9, sm_90, a pair of operands with all sums; `python -m support.compiled` in tests/
-prints it):
+float64, `walk`, `packed` and `closing` what they are made of, `gather` the second step; `tile` launches them. What the
+machine code of the fast walk says (Triton 3.9, sm_90, a pair of operands with all sums; `python -m support.compiled` in
+tests/ prints it):
 
     dtype     instructions a pair   of them float64   conversions to float64   16-byte loads   outside of the walk
     F32       39.8                  18                2                        0.5             951
-    BF16      26.8                  10                2                        0.25            1062
-    F8_E4M3   23.1                   7                2                        0.125           726
+    BF16      23.3                  10                2                        0.25            1081
+    F8_E4M3   14.6                   4                2                        0.125           749
 
 Derived from that, not measured, for an H100 (132 multiprocessors at 1.755 GHz: 29.6 T instructions of a thread issued a
-second, 14.8 T of them float64, 3.7 T conversions; a copy rate of 3.0 TB/s, of which a pair takes 8, 4 or 2 bytes), with
-what is outside of the walk spread over the 256 elements that a thread has of a strip, or the 512 of a chunk of F8_E4M3.
-The rate by issue is the least:
+second, 14.8 T of them float64, as many by the pipe of integers and comparisons, 3.7 T conversions; a copy rate of
+3.0 TB/s, of which a pair takes 8, 4 or 2 bytes), with what is outside of the walk spread over the 256 elements that a
+thread has of a strip, or the 512 of a chunk of F8_E4M3:
 
-    dtype     issued a pair   pairs a second by issue / by float64 / by conversions   bytes a second, of the copy rate
+    dtype     issued a pair   pairs a second by issue / by float64 / by conversions   bytes a second
     F32       43.5            0.68 T / 0.82 T / 1.85 T                                 5.4 TB/s: memory is the limit
-    BF16      30.9            0.96 T / 1.48 T / 1.85 T                                 3.8 TB/s: memory is the limit
-    F8_E4M3   24.5            1.21 T / 2.08 T / 1.80 T                                 2.4 TB/s: 0.81
+    BF16      27.5            1.08 T / 1.48 T / 1.85 T                                 4.3 TB/s: memory is the limit
+    F8_E4M3   16.0            1.85 T / 3.7 T / 1.85 T                                  3.7 TB/s: memory is the limit
 
-That is where no strip is walked twice (`fused` says when one is). An H200 has the same arithmetic and a copy rate of
-4.3 TB/s: 1, 0.89 and 0.56 of it. F32 with BF16 takes 41.8 a pair of elements, 45.6 with what is outside: 3.9 TB/s of
-the 6 bytes a pair. All pairs of bfloat16 take 15.5 instructions in squares of 2 x 2, 2.1 more outside: at most 1.7 T
-pairs of elements a second.
+That is where no strip is walked twice (`fused` says when one is), and if F8_E4M3 is decoded (F2FP, one instruction for
+two elements) at the rate of conversions between narrow types, 64 a clock and multiprocessor; were it 16, as to float64,
+that would be 2.5 TB/s. An H200 has the same arithmetic and a copy rate of 4.3 TB/s: 1, 1 and 0.86 of it. F32 with BF16
+takes 40.3 a pair of elements, 44.2 with what is outside: 4.0 TB/s of the 6 bytes a pair. All pairs take, in squares of
+2 x 2, 13.0 instructions of bfloat16, 2.1 more outside: at most 2.0 T pairs of elements a second; and 9.1 of F8_E4M3,
+0.6 more outside.
+
+An A100 has no instructions for two bfloat16 or for F8_E4M3: on sm_80 these take 28 and 23 instructions a pair.
 
 In float32 (sm_89) a pair takes these, and what is outside of the walk about 980 and 238 in float64 and conversions (F8:
 600 and 111), each of which takes the time of 64 others. Derived, not measured, for an RTX 4090 (128 multiprocessors at

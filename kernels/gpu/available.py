@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["OLDEST_TRITON", "available", "fast_float64", "interpreted"]
+__all__ = ["OLDEST_TRITON", "available", "fast_float64", "interpreted", "packs_halves"]
 
 OLDEST_TRITON = (3, 4)  # functions of constants, tuples in kernels; tested with 3.9
 
@@ -24,6 +24,14 @@ def fast_float64(device: torch.device | str) -> bool:
 
     device = torch.device(device)
     return device.type != "cuda" or torch.cuda.get_device_capability(device) in _FAST_FLOAT64
+
+
+def packs_halves(device: torch.device | str) -> bool:
+    """Whether a device has the instructions of `halves`; Triton's interpreter has none of a GPU's own."""
+    import torch
+
+    device = torch.device(device)
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
 
 
 def interpreted() -> bool:

@@ -341,7 +341,7 @@ def compensated_kernel(
         sound = sound & x_sound & (tl.trans(y_sound.to(tl.int32)) > 0)
         again |= tl.min(tl.ravel(sound.to(tl.int32)), axis=0) == 0
     if again:
-        x_sums, y_sums, pair_sums = no_self(A, CODE_X), no_self(B, CODE_Y), no_pairs(A, B, False)
+        x_sums, y_sums, pair_sums = no_self(A, CODE_X, False), no_self(B, CODE_Y, False), no_pairs(A, B, False, False)
         for part in range(tl.cdiv(length, STEP) * PARTS):
             x_sums, y_sums, pair_sums = vector(
                 arena, x_at, y_at, part // PARTS * STEP, part % PARTS, length,

@@ -30,7 +30,6 @@ __all__ = [
     "scale_of",
     "size_of",
     "strip_of",
-    "unit_of",
 ]
 
 _NO_SPAN = 1000
@@ -180,12 +179,6 @@ def parts_of(x: str, y: str) -> int:
 def scale_of(code: str) -> float:
     """The unit of what the fast decoder returns."""
     return _SCALES[code]
-
-
-@triton.constexpr_function
-def unit_of(x: str, y: str) -> float:
-    """The unit of what a walk adds up: 1 where dtypes differ."""
-    return _SCALES[x] if x == y else 1.0
 
 
 @triton.constexpr_function

@@ -11,9 +11,10 @@ rounding error is below 256 units of 2**-53, and a pair's or an operand's sums a
 holds. A multiplication is fused with an addition where `fma` stands and nowhere else: the launcher switches contraction
 off.
 
-The strip is walked fast, and once more with care if anything is in doubt after that; the second-level cache still has
-it then. The walk with care carries the rounding errors of Σx and Σxy along (two-sums), counts what is not finite, and
-takes every maximum in float64. The end of a strip, where loads have masks, is always walked so. In doubt are
+The strip is walked fast (F8_E4M3 beside itself as `packed` says, where the GPU can), and once more with care if
+anything is in doubt after that; the second-level cache still has it then. The walk with care carries the rounding
+errors of Σx and Σxy along (two-sums), counts what is not finite, and takes every maximum in float64. The end of a
+strip, where loads have masks, is always walked so. In doubt are
 
 - a Σx that may cancel: unless a lane's Σ|x| has no bits below those of its smallest element, an integer minimum. Then
   the lane is exact. Of weights, one strip of float32 in 100 is in doubt, none of float16 and 8-bit floats (`dtypes`).
@@ -55,11 +56,12 @@ from .dtypes import (
     largest_fast,
     parts_of,
     plain_products,
+    scale_of,
     size_of,
-    unit_of,
 )
 from .exact import bits_of
-from .walk import columns_of, no_pairs, no_self, place, vector
+from .packed import no_packed_pairs, no_packed_self, packed_vector, unpacked_pairs, unpacked_self
+from .walk import columns_of, no_pairs, no_self, place, single_pairs, single_self, vector
 
 __all__ = ["tile_kernel"]
 
@@ -85,15 +87,15 @@ def _exact_dots_by_squares(
 def _in_doubt(
     xs, ys, pairs, ended,
     CODE_X: tl.constexpr, SELF_X: tl.constexpr, CODE_Y: tl.constexpr, SELF_Y: tl.constexpr, PAIRS: tl.constexpr,
-    MIXED: tl.constexpr, WANTED: tl.constexpr,
+    SCALED: tl.constexpr, MIXED: tl.constexpr, WANTED: tl.constexpr,
 ):  # fmt: skip
     """Whether a fast walk must be made again, for any of the reasons above.
 
     Args:
         ended: whether that was all of the strip.
+        SCALED: sums are in the units of the dtypes.
         MIXED: the lanes of pairs are not those of both operands.
     """
-    SCALED: tl.constexpr = CODE_X == CODE_Y
     x_largest, x_smallest = ends(xs)
     x_sound = x_largest <= largest_fast(CODE_X, SCALED)  # [A, THREADS], False for NaN
     if SELF_X and bits_in(CODE_X) <= 24:
@@ -136,11 +138,12 @@ def tile_kernel(
     columns,
     A: tl.constexpr, B: tl.constexpr,
     CODE_X: tl.constexpr, SELF_X: tl.constexpr, CODE_Y: tl.constexpr, SELF_Y: tl.constexpr, PAIRS: tl.constexpr,
-    STAGES: tl.constexpr, UNROLL: tl.constexpr, WANTED: tl.constexpr,
+    STAGES: tl.constexpr, UNROLL: tl.constexpr, PACKED: tl.constexpr, WANTED: tl.constexpr,
 ):  # fmt: skip
     """One program per (item, strip of its chunk, cell), the cells of a strip side by side: they share what L2 holds.
 
     2**log2_strips: at least as many as the longest item has; those behind the end are walked as strips of nothing.
+    PACKED: the GPU has the instructions of `halves`, for F8_E4M3 (`packed`) and bfloat16 (`walk`).
     WANTED: the sums of pairs that are taken, see `kernels.wanted`.
     """
     length, x_at, y_at, slots, cell = place(
@@ -149,32 +152,45 @@ def tile_kernel(
     WIDTH: tl.constexpr = 16 // min(size_of(CODE_X), size_of(CODE_Y))
     STEP: tl.constexpr = THREADS * WIDTH
     SHORT: tl.constexpr = bits_in(CODE_X) + bits_in(CODE_Y) <= 16
-    xs, ys, pairs = no_self(A, CODE_X), no_self(B, CODE_Y), no_pairs(A, B, SHORT)
+    NARROW: tl.constexpr = PACKED and CODE_X == "F8_E4M3" and CODE_Y == "F8_E4M3"
+    SCALED: tl.constexpr = CODE_X == CODE_Y and not NARROW
     whole = length // STEP
-    for step in tl.range(0, whole, num_stages=STAGES, loop_unroll_factor=UNROLL):
-        xs, ys, pairs = vector(
-            arena, x_at, y_at, step * STEP, 0, length, xs, ys, pairs,
-            CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, WIDTH, 1, CODE_X == CODE_Y, False,
-        )  # fmt: skip
+    if NARROW:
+        xs, ys, pairs = no_packed_self(A), no_packed_self(B), no_packed_pairs(A, B)
+        for step in tl.range(0, whole, num_stages=STAGES, loop_unroll_factor=UNROLL):
+            xs, ys, pairs = packed_vector(arena, x_at, y_at, step * STEP, length, xs, ys, pairs, SELF_X, SELF_Y, PAIRS)
+        pairs = unpacked_pairs(pairs, xs, ys, whole)
+        xs, ys = unpacked_self(xs, whole), unpacked_self(ys, whole)
+    else:
+        WORDS_X: tl.constexpr = PACKED and CODE_X == "BF16"
+        WORDS_Y: tl.constexpr = PACKED and CODE_Y == "BF16"
+        xs, ys = no_self(A, CODE_X, WORDS_X), no_self(B, CODE_Y, WORDS_Y)
+        pairs = no_pairs(A, B, SHORT, WORDS_X and WORDS_Y)
+        for step in tl.range(0, whole, num_stages=STAGES, loop_unroll_factor=UNROLL):
+            xs, ys, pairs = vector(
+                arena, x_at, y_at, step * STEP, 0, length, xs, ys, pairs,
+                CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, WIDTH, 1, SCALED, False,
+            )  # fmt: skip
+        xs, ys, pairs = single_self(xs), single_self(ys), single_pairs(pairs)
 
     MIXED: tl.constexpr = size_of(CODE_X) != size_of(CODE_Y)
     again = _in_doubt(
-        xs, ys, pairs, whole * STEP == length, CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, MIXED, WANTED
+        xs, ys, pairs, whole * STEP == length, CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, SCALED, MIXED, WANTED
     )  # fmt: skip
-    if SHORT:
+    if SHORT and not NARROW:
         plain = pairs[2] if plain_products(CODE_X, CODE_Y) else pairs[6]
         pairs = pairs[0], pairs[1], pairs[2], pairs[3], bits_of(pairs[4].to(tl.float64)), pairs[5], plain
     if again:
-        xs, ys, pairs = no_self(A, CODE_X), no_self(B, CODE_Y), no_pairs(A, B, False)
+        xs, ys, pairs = no_self(A, CODE_X, False), no_self(B, CODE_Y, False), no_pairs(A, B, False, False)
         whole = 0
     PARTS: tl.constexpr = parts_of(CODE_X, CODE_Y)  # few elements at a time: more would take the registers
     for part in range(whole * PARTS, tl.cdiv(length, STEP) * PARTS):
         xs, ys, pairs = vector(
             arena, x_at, y_at, part // PARTS * STEP, part % PARTS, length, xs, ys, pairs,
-            CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, WIDTH, PARTS, CODE_X == CODE_Y, True,
+            CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, WIDTH, PARTS, SCALED, True,
         )  # fmt: skip
 
-    SCALE: tl.constexpr = unit_of(CODE_X, CODE_Y)
+    SCALE: tl.constexpr = scale_of(CODE_X) if SCALED else 1.0
     x_column, y_column, column = columns_of(cell, A, B)
     if SELF_X:
         close_self(slots, x_column, xs, self_bound(xs, CODE_X), exact_strip(CODE_X, None), SCALE)

@@ -6,6 +6,9 @@ A thread loads 16 bytes of every operand at a time and owns one lane of every su
 [B, THREADS], pairs [A, B, THREADS]. Accumulators are float64, one a lane, and a lane's sum is over 256 elements in the
 order of memory: its rounding error is below 256 units of 2**-53. The walk with care carries the rounding errors of Σx
 and Σxy along (two-sums), counts what is not finite, takes every maximum in float64, and masks what is behind the end.
+
+Where a GPU computes with two halves of a word, the fast walk takes the ends of bfloat16 (max|x| and the smallest
+magnitude) and its #(x ≠ y) of two elements at a time; until it is over these three sums are words of two.
 """
 
 from __future__ import annotations
@@ -17,8 +20,22 @@ from . import constants
 from .decode import element
 from .dtypes import bits_in, derives_squares, exact_products, needs_least, scale_of, size_of, strip_of
 from .exact import added, bits_of
+from .halves import bfloat16_differ, magnitude_ends
 
-__all__ = ["beside", "block_of", "columns_of", "first_of", "no_pairs", "no_self", "place", "value", "vector", "words"]
+__all__ = [
+    "beside",
+    "block_of",
+    "columns_of",
+    "first_of",
+    "no_pairs",
+    "no_self",
+    "place",
+    "single_pairs",
+    "single_self",
+    "value",
+    "vector",
+    "words",
+]
 
 THREADS = tl.constexpr(constants.THREADS)
 STRIPS = tl.constexpr(constants.STRIPS)
@@ -161,11 +178,11 @@ def _add_self(
     """An element of each operand added to its sums [A, THREADS]."""
     sum_abs, squares, total, low, largest, smallest, nonfinite = sums
     wide = x.to(tl.float64)
-    if x.dtype == tl.float32:
+    if largest.dtype == tl.float32:
         largest = tl.maximum(largest, tl.abs(x), propagate_nan=NAN_WINS)
         if LEAST:  # twice the bits have no sign; less 2, zero becomes the largest of all
             smallest = tl.minimum(smallest, (x.to(tl.uint32, bitcast=True) << 1) - 2)
-    else:
+    elif largest.dtype == tl.int64:
         largest = tl.maximum(largest, bits_of(x))
     if SQUARES:
         squares = tl.fma(wide, wide, squares)
@@ -195,7 +212,9 @@ def _add_pairs(
         if largest.dtype == tl.float32:
             largest = tl.maximum(largest, short, propagate_nan=NAN_WINS)
     # Counted in float32: a comparison makes 1.0 in one instruction, and a number that can be added in three otherwise.
-    if CAREFUL or x.dtype != y.dtype:  # infinity equals itself
+    if differing.dtype == tl.int32:
+        pass  # counted by `_add_differing`
+    elif CAREFUL or x.dtype != y.dtype:  # infinity equals itself
         differing += tl.where(x.to(tl.float64)[:, None, :] != y.to(tl.float64)[None, :, :], 1.0, 0.0)
     else:
         differing += tl.where(x[:, None, :] - y[None, :, :] != 0.0, 1.0, 0.0)
@@ -223,6 +242,28 @@ def _add_pairs(
 
 
 @triton.jit
+def _add_ends(sums, words):
+    """16 bytes of bfloat16 of each operand added to the ends, where these are words."""
+    sum_abs, squares, total, low, largest, smallest, nonfinite = sums
+    if largest.dtype == tl.int32:
+        for k in tl.static_range(4):
+            largest, smallest = magnitude_ends(largest, smallest, words[k])
+    return sum_abs, squares, total, low, largest, smallest, nonfinite
+
+
+@triton.jit
+def _add_differing(sums, x, y):
+    """16 bytes of bfloat16 of every x and y added to the counts of their pairs, where these are words."""
+    sum_abs, squares, dot, low, largest, differing, plain = sums
+    if differing.dtype == tl.int32:
+        for k in tl.static_range(4):
+            x_word = tl.broadcast_to(x[k][:, None, :], differing.shape)
+            y_word = tl.broadcast_to(y[k][None, :, :], differing.shape)
+            differing = bfloat16_differ(differing, x_word, y_word)
+    return sum_abs, squares, dot, low, largest, differing, plain
+
+
+@triton.jit
 def vector(
     arena, x_at, y_at, start, part, length, xs, ys, pairs,
     CODE_X: tl.constexpr, SELF_X: tl.constexpr, CODE_Y: tl.constexpr, SELF_Y: tl.constexpr, PAIRS: tl.constexpr,
@@ -242,6 +283,7 @@ def vector(
             x_first = first_of(start, part, k, OWN_X, WIDTH, PARTS)
             x_block = block_of(arena, x_at, x_first, length, size_of(CODE_X), CAREFUL)
             x_words = words(x_block)
+            xs = _add_ends(xs, x_words)
         x = value(x_words, x_first, length, k % OWN_X, CODE_X, SCALED, CAREFUL, CAREFUL)
         xs = _add_self(xs, x, bits_in(CODE_X), SELF_X, SELF_X or DERIVED, LEAST, CAREFUL)
         if PAIRS:
@@ -249,6 +291,8 @@ def vector(
                 y_first = first_of(start, part, k, OWN_Y, WIDTH, PARTS)
                 y_block = block_of(arena, y_at, y_first, length, size_of(CODE_Y), CAREFUL)
                 y_words = words(y_block)
+                ys = _add_ends(ys, y_words)
+                pairs = _add_differing(pairs, x_words, y_words)
             y = value(y_words, y_first, length, k % OWN_Y, CODE_Y, SCALED, CAREFUL, CAREFUL)
             ys = _add_self(ys, y, bits_in(CODE_Y), SELF_Y, SELF_Y or DERIVED, LEAST, CAREFUL)
             if OWN_X > OWN_Y:
@@ -273,19 +317,43 @@ def vector(
 
 
 @triton.jit
-def no_self(ROWS: tl.constexpr, CODE: tl.constexpr):
-    """Self sums of nothing."""
+def no_self(ROWS: tl.constexpr, CODE: tl.constexpr, WORDS: tl.constexpr):
+    """Self sums of nothing. WORDS: the ends are words of two."""
     zero = tl.zeros([ROWS, THREADS], tl.float64)
-    largest = tl.zeros([ROWS, THREADS], tl.float32 if bits_in(CODE) <= 24 else tl.int64)
-    return (
-        zero, zero, zero, zero, largest, tl.full([ROWS, THREADS], 0xFFFFFFFF, tl.uint32),
-        tl.zeros([ROWS, THREADS], tl.int32),
-    )  # fmt: skip
+    nonfinite = tl.zeros([ROWS, THREADS], tl.int32)
+    if WORDS:
+        return zero, zero, zero, zero, nonfinite, nonfinite - 1, nonfinite
+    else:
+        largest = tl.zeros([ROWS, THREADS], tl.float32 if bits_in(CODE) <= 24 else tl.int64)
+        return zero, zero, zero, zero, largest, tl.full([ROWS, THREADS], 0xFFFFFFFF, tl.uint32), nonfinite
 
 
 @triton.jit
-def no_pairs(A: tl.constexpr, B: tl.constexpr, SHORT: tl.constexpr):
-    """Pair sums of nothing; the maximum is a float32, or the bits of a float64. The last is a Σxy without two-sums."""
+def no_pairs(A: tl.constexpr, B: tl.constexpr, SHORT: tl.constexpr, WORDS: tl.constexpr):
+    """Pair sums of nothing; the maximum is a float32, or the bits of a float64. The last is a Σxy without two-sums.
+
+    WORDS: the count is a word of two.
+    """
     zero = tl.zeros([A, B, THREADS], tl.float64)
     largest = tl.zeros([A, B, THREADS], tl.float32 if SHORT else tl.int64)
-    return zero, zero, zero, zero, largest, tl.zeros([A, B, THREADS], tl.float32), zero
+    return zero, zero, zero, zero, largest, tl.zeros([A, B, THREADS], tl.int32 if WORDS else tl.float32), zero
+
+
+@triton.jit
+def single_self(sums):
+    """Self sums whose ends are of single elements, as they are without words."""
+    sum_abs, squares, total, low, largest, smallest, nonfinite = sums
+    if largest.dtype == tl.int32:
+        largest = (tl.maximum(largest & 0xFFFF, (largest >> 16) & 0xFFFF) << 16).to(tl.float32, bitcast=True)
+        least = tl.minimum(smallest & 0xFFFF, (smallest >> 16) & 0xFFFF) + 1
+        smallest = ((least << 17) - 2).to(tl.uint32, bitcast=True)
+    return sum_abs, squares, total, low, largest, smallest, nonfinite
+
+
+@triton.jit
+def single_pairs(sums):
+    """Pair sums with one count, likewise."""
+    sum_abs, squares, dot, low, largest, differing, plain = sums
+    if differing.dtype == tl.int32:
+        differing = (differing << 16).to(tl.float32, bitcast=True) + (differing & -65536).to(tl.float32, bitcast=True)
+    return sum_abs, squares, dot, low, largest, differing, plain

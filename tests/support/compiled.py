@@ -29,12 +29,14 @@ class Machine:
         spilled: how many instructions store or load a word that ptxas spills; in the loops, and outside of them.
         loops: the instructions of each innermost loop, in the order of the code.
         straight: how many instructions stand outside of loops.
+        warps: how the threads of a warp lie along the axes of each tensor that tensor cores add up.
     """
 
     registers: int
     spilled: tuple[int, int]
     loops: tuple[tuple[str, ...], ...]
     straight: int
+    warps: frozenset[tuple[int, ...]]
 
     @property
     def fast(self) -> tuple[str, ...]:
@@ -72,7 +74,7 @@ def steps_of(launch, float64=True):
     """How many steps the loop of the fast walk takes at a time."""
     from weighbridge.kernels.gpu.tile import tile_constants
 
-    return tile_constants(launch, float64=float64)["UNROLL"]
+    return tile_constants(launch, Wanted.ALL, float64, True)["UNROLL"]
 
 
 def compiled(launch, arch, float64, folder, wanted=Wanted.ALL):
@@ -82,7 +84,7 @@ def compiled(launch, arch, float64, folder, wanted=Wanted.ALL):
     pointers = {"arena": "*i32", "items": "*i64", "cells": "*i64", "slots": "*fp64"}
     integers = dict.fromkeys(("operands", "cell_count", "log2_strips", "columns"), "i32")
     options = tile_options(launch, float64)
-    constants = tile_constants(launch, wanted, float64)
+    constants = tile_constants(launch, wanted, float64, arch >= 90)
     return _compiled(tile_kernel(launch, float64), pointers, integers, constants, options, arch, folder)
 
 
@@ -114,14 +116,21 @@ def _compiled(kernel, pointers, integers, constants, options, arch, folder):
         cubin.write(made.asm["cubin"])
         cubin.flush()
         usage = _output(tools / "cuobjdump", "--dump-resource-usage", cubin.name)
-        return _machine(_output(tools / "nvdisasm", "-c", cubin.name), int(re.search(r"REG:(\d+)", usage)[1]))
+        listing = _output(tools / "nvdisasm", "-c", cubin.name)
+        return _machine(listing, int(re.search(r"REG:(\d+)", usage)[1]), _warps(made.asm["ttgir"]))
 
 
 def _output(*command):
     return subprocess.run([str(part) for part in command], capture_output=True, text=True, check=True).stdout
 
 
-def _machine(listing, registers):
+def _warps(text):
+    layouts = dict(re.findall(r"^(#\w+) = #ttg\.blocked<\{.*threadsPerWarp = \[([\d, ]+)\]", text, re.MULTILINE))
+    added = re.findall(r'elementwise_inline_asm "mma.*-> tensor<\w+, (#\w+)>', text)
+    return frozenset(tuple(map(int, layouts[name].split(", "))) for name in added)
+
+
+def _machine(listing, registers, warps):
     code, labels = [], {}
     for line in listing.splitlines():
         if label := re.match(r"\s*(\.L_\w+):", line):
@@ -137,7 +146,7 @@ def _machine(listing, registers):
     inner = [s for s in spans if not any(o != s and s[0] <= o[0] and o[1] <= s[1] for o in spans)]
     loops = tuple(tuple(ops[begin:end]) for begin, end in inner)
     spills, inside = (sum(op.startswith(("LDL", "STL")) for op in each) for each in (ops, itertools.chain(*loops)))
-    return Machine(registers, (inside, spills - inside), loops, len(ops) - sum(map(len, loops)))
+    return Machine(registers, (inside, spills - inside), loops, len(ops) - sum(map(len, loops)), warps)
 
 
 def _table(folder):

@@ -11,6 +11,10 @@ from weighbridge.kernels import gpu, reference
 from weighbridge.kernels.decoders import DECODERS
 from weighbridge.kernels.gpu.available import interpreted
 
+from support import ptx
+
+if interpreted():
+    ptx.install()
 DEVICE = "cpu" if interpreted() else "cuda"
 TASK_BYTES = 3 << 18  # small, so that tensors are cut
 
