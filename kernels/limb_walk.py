@@ -14,9 +14,10 @@ from .bytes8 import both_i8, both_u8
 from .decoders import DECODERS
 from .fixed_walk import describe, lowest, shown_unit
 from .layout import BYTE_BITS, BYTE_LOW_BITS, FIXED_OUT, LANES, LIMB_BITS, LIMB_OUT, NO_UNIT
-from .limb_sums import limbs_bf16, limbs_e4m3, limbs_e5m2, limbs_f16, wide_bf16, wide_f16
+from .limb_sums import limbs_e4m3, limbs_e5m2
 from .limbs import HAS_LOOKUPS
 from .memory import integers, matrix, octets
+from .word_sums import wide_bf16, wide_f16, words_bf16, words_f16
 
 _BF16, _F16, _E4M3 = (DECODERS[code].index for code in ("BF16", "F16", "F8_E4M3"))
 _I8, _U8 = (DECODERS[code].index for code in ("I8", "U8"))
@@ -54,13 +55,13 @@ def both_stored(
     table_at = limbs_at + 8 * LIMB_OUT
     if code in (_BF16, _F16):
         unit = shown_unit(unit)
-        if not -120 <= unit <= 0:  # the scale is a power of two not below 1, see `limbs.py`
+        if not -120 <= unit <= 0:  # the scale is a power of two not below 1, see `word_sums.py`
             return NO_UNIT
         if top + 1 - unit <= LIMB_BITS:
             if code == _BF16:
-                limbs_bf16(x, y, -unit, count, limbs_at)
+                words_bf16(x, y, -unit, count, limbs_at)
             else:
-                limbs_f16(x, y, -unit, count, limbs_at)
+                words_f16(x, y, -unit, count, limbs_at)
         elif code == _BF16:
             wide_bf16(x, y, -unit, count, limbs_at)
         else:
@@ -103,7 +104,7 @@ def both_at_once(
     unit = lowest(format_of)
     if code == _F16:
         bits = LIMB_BITS
-        limbs_f16(x, y, -unit, count, limbs_at)
+        words_f16(x, y, -unit, count, limbs_at)
     elif code == _E4M3 and HAS_LOOKUPS:
         bits = BYTE_BITS
         _tabulate(format_of, unit, limbs_at + 8 * LIMB_OUT)

@@ -25,13 +25,12 @@ import llvmlite.binding as llvm
 from llvmlite import ir
 from numba.core import cgutils
 
-from .emitter import I32, I64, VF16, VI16, Emitter, Value
+from .emitter import I32, I64, VI16, VL, Emitter, Value
 from .layout import FIXED_GROUP
 
 _I8, _I16 = ir.IntType(8), ir.IntType(16)
 BYTES = ir.VectorType(_I8, 64)
 WORDS = ir.VectorType(_I16, 32)
-_HALVES = ir.VectorType(ir.HalfType(), 16)
 
 
 def _has(feature: str) -> bool:
@@ -85,52 +84,12 @@ def _interleaved(e: Emitter, p: Value, q: Value) -> list[Value]:
     ]
 
 
-def _scaled_bf16(e: Emitter, source: Value, index: Value, exponent: Value) -> list[Value]:
-    """32 bfloat16 as 2 times 16 int32, times the power of two whose exponent is added to theirs.
-
-    Two neighbours are one int32, which is split without a widening load. Zero becomes a number below 1, so it stays.
-    """
-    raw = e.load_elements(WORDS, source, index)
-    pairs = e.b.bitcast(e.b.add(raw, exponent), VI16)
-    even, odd = e.b.shl(pairs, e.constant(VI16, 16)), e.b.and_(pairs, e.constant(VI16, 0xFFFF0000))
-    return [e.b.fptosi(e.b.bitcast(bits, VF16), VI16) for bits in (even, odd)]
-
-
-def _scaled_f16(e: Emitter, source: Value, index: Value, exponent: Value) -> list[Value]:
-    """The same of 32 float16; their own exponents are too short to be added to."""
-    result = []
-    for at in (index, e.b.add(index, ir.Constant(I64, _HALVES.count))):
-        raw = e.b.bitcast(e.load_elements(ir.VectorType(_I16, _HALVES.count), source, at), _HALVES)
-        bits = e.b.add(e.b.bitcast(e.b.fpext(raw, VF16), VI16), exponent)
-        result.append(e.b.fptosi(e.b.bitcast(bits, VF16), VI16))
-    return result
-
-
-def steps_of_words(
-    e: Emitter, code: str, low_bits: int, ranged: bool, x: Value, y: Value, scale: Value
-) -> Callable[[Value], Iterator[Step]]:
-    """The steps of a group of 16-bit floats, given the exponent of the power of two that makes them integers."""
-    scaled, element, mantissa = {"BF16": (_scaled_bf16, WORDS, 7), "F16": (_scaled_f16, VI16, 23)}[code]
-    fraction = 16 - low_bits  # X is shifted up by that, for H to be the upper half of 32 bits
-    shift = e.b.shl(e.b.add(scale, ir.Constant(I64, fraction)), ir.Constant(I64, mantissa))
-    exponent = e.splat(e.b.trunc(shift, element.element), element)
-
-    def limbs(wide: Sequence[Value]) -> tuple[Value, Value, Value]:
-        p, q = (e.b.bitcast(each, WORDS) for each in wide)
-        high, low = (e.picked(p, q, range(start, 2 * WORDS.count, 2)) for start in (1, 0))
-        return high, e.b.lshr(low, e.constant(WORDS, fraction)), e.b.ashr(high, e.constant(WORDS, 15))
-
-    def steps(start: Value) -> Iterator[Step]:
-        for first in range(0, FIXED_GROUP, WORDS.count):
-            index = e.b.add(start, ir.Constant(I64, first))
-            wide_x, wide_y = (scaled(e, source, index, exponent) for source in (x, y))
-            of_x, of_y = limbs(wide_x), limbs(wide_y)
-            difference = [e.b.sub(p, q) for p, q in zip(of_x[:2], of_y[:2], strict=True)]
-            sizes = [e.size(e.b.sub(p, q)) for p, q in zip(wide_x, wide_y, strict=True)]
-            raw = [e.load_elements(WORDS, source, index) for source in (x, y)] if ranged else []
-            yield Step(of_x, of_y, difference, [e.b.lshr(d, e.constant(VI16, fraction)) for d in sizes], raw)
-
-    return steps
+def halves(e: Emitter, v: Value, *, signed: bool) -> Value:
+    """Neighbouring 32-bit integers added to one of 64 bits."""
+    pairs, half = e.b.bitcast(v, VL), e.constant(VL, 32)
+    if signed:
+        return e.b.add(e.b.ashr(e.b.shl(pairs, half), half), e.b.ashr(pairs, half))
+    return e.b.add(e.b.and_(pairs, e.constant(VL, 0xFFFFFFFF)), e.b.lshr(pairs, half))
 
 
 def steps_of_bytes(
