@@ -133,13 +133,6 @@ class _Sums:
         totals = [_Shifted(e, self.room, self.fraction, e.b.ashr) for _ in range(2)]
         size = _Shifted(e, self.room, self.fraction, e.b.lshr)
         for x, y, raw in steps:
-            limbs = [self._limbs(wide) for wide in (x, y)]
-            for n, (high, low) in enumerate(limbs):
-                sign = e.b.ashr(high, e.constant(WORDS, 15))
-                self.signed[n] = self._dots(self.signed[n], [(high, sign), (low, sign)])
-                squares[n] = self._dots(squares[n], [(high, high), (high, low), (low, low)])
-            (high_x, low_x), (high_y, low_y) = limbs
-            product = self._dots(product, [(high_x, high_y), (high_x, low_y), (low_x, high_y), (low_x, low_y)])
             for p, q in zip(x, y, strict=True):
                 self.differing = e.b.add(self.differing, e.count_true(e.b.icmp_unsigned("!=", p, q)))
                 difference = e.size(e.b.sub(p, q))
@@ -151,6 +144,13 @@ class _Sums:
                 e.larger(e.b.and_(each, e.constant(WORDS, 0x7FFF)), most)
                 for each, most in zip(raw, self.ranges, strict=True)
             ]
+            limbs = [self._limbs(wide) for wide in (x, y)]
+            for n, (high, low) in enumerate(limbs):
+                sign = e.b.ashr(high, e.constant(WORDS, 15))
+                self.signed[n] = self._dots(self.signed[n], [(high, sign), (low, sign)])
+                squares[n] = self._dots(squares[n], [(high, high), (high, low), (low, low)])
+            (high_x, low_x), (high_y, low_y) = limbs
+            product = self._dots(product, [(high_x, high_y), (high_x, low_y), (low_x, high_y), (low_x, low_y)])
         self.squares, self.dot = squares, product
         found = [each.total for each in (*totals, size)]
         if self.wide:
