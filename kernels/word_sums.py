@@ -28,30 +28,28 @@ from .layout import BLOCK, FIXED_BITS, FIXED_GROUP, LANES, LIMB_BITS, LIMB_LOW_B
 from .limbs import WORDS, dot, halves
 
 _HALVES = ir.VectorType(ir.HalfType(), 16)
-_HALF_WORDS = ir.VectorType(WORDS.element, 16)
 
 _SIGNED = 2  # running sums of an operand: of its upper and of its lower limbs where it is negative
 _SQUARE = 3  # ... of the products HH, HL, LL of an operand
 _DOT = 4  # ... of two operands: HH, HL, LH, LL
 
 
-def _scaled_bf16(e: Emitter, source: Value, index: Value, exponent: Value) -> list[Value]:
+def _scaled_bf16(e: Emitter, raw: Value, exponent: Value) -> list[Value]:
     """32 bfloat16 as 2 times 16 int32, times the power of two whose exponent is added to theirs.
 
     Two neighbours are one int32, which is split without a widening load. Zero becomes a number below 1, so it stays.
     """
-    raw = e.load_elements(WORDS, source, index)
     pairs = e.b.bitcast(e.b.add(raw, exponent), VI16)
     even, odd = e.b.shl(pairs, e.constant(VI16, 16)), e.b.and_(pairs, e.constant(VI16, 0xFFFF0000))
     return [e.b.fptosi(e.b.bitcast(bits, VF16), VI16) for bits in (even, odd)]
 
 
-def _scaled_f16(e: Emitter, source: Value, index: Value, exponent: Value) -> list[Value]:
+def _scaled_f16(e: Emitter, raw: Value, exponent: Value) -> list[Value]:
     """The same of 32 float16; their own exponents are too short to be added to."""
     result = []
-    for at in (index, e.b.add(index, ir.Constant(I64, _HALVES.count))):
-        raw = e.b.bitcast(e.load_elements(_HALF_WORDS, source, at), _HALVES)
-        bits = e.b.add(e.b.bitcast(e.b.fpext(raw, VF16), VI16), exponent)
+    for first in range(0, WORDS.count, _HALVES.count):
+        half = e.b.bitcast(e.picked(raw, raw, range(first, first + _HALVES.count)), _HALVES)
+        bits = e.b.add(e.b.bitcast(e.b.fpext(half, VF16), VI16), exponent)
         result.append(e.b.fptosi(e.b.bitcast(bits, VF16), VI16))
     return result
 
@@ -242,8 +240,8 @@ def both_words(code: str, bits: int, low_bits: int, *, ranged: bool) -> Any:
                 steps = []
                 for first in range(0, FIXED_GROUP, WORDS.count):
                     at = builder.add(index, ir.Constant(I64, first))
-                    wide = [scaled(e, source, at, exponent) for source in (x, y)]
-                    steps.append((*wide, [e.load_elements(WORDS, source, at) for source in (x, y)] if ranged else []))
+                    raw = [e.load_elements(WORDS, source, at) for source in (x, y)]
+                    steps.append((*(scaled(e, each, exponent) for each in raw), raw if ranged else []))
                 sums.state = state
                 sums.add(steps)
                 return sums.state
