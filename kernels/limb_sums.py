@@ -88,7 +88,7 @@ class _Sums:
         for totals, square in zip(self.totals, squares, strict=False):
             high, low, signed_high, signed_low = (halves(e, each, signed=True) for each in totals)
             total = self._joined(high, low, BYTE_LOW_BITS)
-            # Σ sign |X|, with signs of 0 and -1, is what negative elements contribute: ΣX and Σ|X| differ by twice that.
+            # Σ sign |X|, of signs that are 0 or -1, is negative elements' share: ΣX and Σ|X| differ by twice that.
             signed = self._joined(signed_high, signed_low, BYTE_LOW_BITS)
             sums += [total, e.b.add(total, e.b.shl(signed, e.constant(VL, 1))), square]
         sums += [halves(e, self.size, signed=False), squares[2]]

@@ -6,14 +6,10 @@ integers and adds neighbouring products to running sums of 32 bits (pmaddwd; wit
 products in 64 bits (`fixed.py`) that takes two thirds of the instructions per element for bfloat16 and half of them for
 8-bit floats. The sums are the same integers, so no result tells which loop a block went through.
 
-bfloat16 and float16 are scaled in float32 and converted; H and L are then the halves of a shifted X in 32 bits, rounded
-down. Of 8-bit floats, the limbs of a magnitude are looked up in a table of 128 entries, one byte at a time, 64 at once;
-where the processor cannot (AVX-512 VBMI), they have no loop here.
-
-What fits where: differences of limbs are below 2**12 in magnitude when |X| < 2**23 and b = 12 and, as the limbs of
-magnitudes are added where signs differ, when |X| < 2**22 and b = 11 for 8-bit floats. The 128 products of a lane in a
-block are then below 2**31. The wide form, |X| < 2**27 and b = 14, has differences below 2**14 and adds the 8 products
-of a group to 64 bits.
+How 16-bit floats come to limbs, `word_sums.py` says. Of 8-bit floats, the limbs of a magnitude are looked up in a table
+of 128 entries, one byte at a time, 64 at once; where the processor cannot (AVX-512 VBMI), they have no loop here. As
+the limbs of magnitudes are added where signs differ, differences of limbs are below 2**12 in magnitude when
+|X| < 2**22 and b = 11; the 128 products of a lane in a block are then below 2**31.
 """
 
 from __future__ import annotations

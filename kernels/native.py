@@ -121,7 +121,7 @@ def _compile(name: str, wanted: Wanted = Wanted.ALL) -> bytes:
 
     made_for, signature = FUNCTIONS[name]
     compiled = cfunc(signature, **COMPILED)(made_for(wanted))
-    # Without it LLVM keeps what registers do not hold anywhere on the stack, and each access crosses two cache lines.
+    # Without it, vectors that registers do not hold stand on the stack across two cache lines, three times out of four.
     aligned = re.sub(r"^(define .*) \{$", rf"\1 {_ALIGNED} {{", compiled.inspect_llvm(), flags=re.MULTILINE)
     module = llvm.parse_assembly(aligned)
     for each in module.functions:

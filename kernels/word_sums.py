@@ -1,18 +1,19 @@
 """Exact sums of two blocks of 16-bit floats, in limbs (`limbs.py`).
 
 A block is scaled in float32 and converted to integers X = H * 2**b + L, shifted up so that H is the upper half of 32
-bits, rounded down: two neighbours' halves are one permutation away from 32 limbs. What the sums are taken from sets
-the pace, and processors begin two instructions of 512 bits a cycle, so it is chosen by their number, and by the 32
-registers that all running sums and constants share (Zen 4: 23 instructions for 16 pairs, 200 for the 128 of a group
-where differences had limbs of their own):
+bits, rounded down: two neighbours' halves are one permutation away from 32 limbs. Processors begin two instructions of
+512 bits a cycle, whichever they are, and all running sums, constants and intermediate values share 32 registers. So
+what is chosen takes few of both:
 
-- Σ(X-Y)² comes from ΣX², ΣY² and ΣXY: four products of limbs, where differences would need two subtractions and three.
-- ΣX, Σ|X-Y| and max|X-Y| are taken before X is split, as multiples of the fraction by which it is shifted up.
+- Σ(X-Y)² comes from ΣX², ΣY² and ΣXY: four products of limbs, where differences would need two subtractions and three,
+  and would have a bit more.
+- ΣX, Σ|X-Y| and max|X-Y| are taken before X is split, and shifted down as seldom as can be.
 - Σ|X| - ΣX is twice what negative elements contribute, the products of limbs and of signs that are 0 or -1.
 
-What fits where: with |X| < 2**24 in steps of a significand of at most 11 bits, and b = 12, limbs are below 2**12 in
-magnitude, and the 128 products of a lane in a block below 2**31. The wide form, |X| < 2**27 and b = 14, adds the 8
-products of a group to 64 bits.
+What fits where: with |X| < 2**24, b = 12 and the significands of these dtypes, X is at most 2**24 - 2**13 in magnitude.
+So limbs are below 2**12, and 128 products of a lane in a block below 2**31; so are the lanes of ΣX, while 128 of |X-Y|
+are below 2**32. The wide form, |X| < 2**27 and b = 14, adds what a group of 8 products or elements a lane makes to 64
+bits.
 """
 
 from __future__ import annotations
@@ -121,7 +122,7 @@ class _Sums:
         self.dot = next(left) if self.wide else taken(_DOT)
         self.size, self.largest, self.differing, *self.ranges = left
 
-    def add(self, steps: Sequence[tuple[Sequence[Value], Sequence[Value], Sequence[Value]]]) -> None:
+    def add(self, steps: Sequence[Sequence[Sequence[Value]]]) -> None:
         """Add the steps of one group: shifted X and Y of 32 elements, 2 times 16 int32 each, and their patterns."""
         e, zero = self.e, self.e.constant(VI16, 0)
         kept_squares, kept_dot = self.squares, self.dot
@@ -155,9 +156,7 @@ class _Sums:
             found = [halves(e, each, signed=n < 2) for n, each in enumerate(found)]
             self.squares = [e.b.add(of, self._square(each)) for of, each in zip(kept_squares, squares, strict=True)]
             self.dot = e.b.add(kept_dot, self._product(product))
-        *self.totals, self.size = [
-            e.b.add(*each) for each in zip((*self.totals, self.size), found, strict=True)
-        ]
+        *self.totals, self.size = [e.b.add(*each) for each in zip((*self.totals, self.size), found, strict=True)]
 
     def _limbs(self, wide: Sequence[Value]) -> tuple[Value, Value]:
         e = self.e
@@ -193,7 +192,8 @@ class _Sums:
             squares, product = [self._square(each) for each in squares], self._product(product)
         one = e.constant(VL, 1)
         for total, signed, square in zip(totals, self.signed, squares, strict=True):
-            negative = self._joined(*(halves(e, each, signed=True) for each in signed), self.low_bits)
+            high, low = (halves(e, each, signed=True) for each in signed)
+            negative = self._joined(high, low, self.low_bits)
             sums += [e.b.add(total, e.b.shl(negative, one)), total, square]
         sums += [size, e.b.sub(e.b.add(*squares), e.b.shl(product, one))]
         half, low = e.constant(VL, 32), e.constant(VL, 0xFFFFFFFF)
@@ -226,24 +226,22 @@ def both_words(code: str, bits: int, low_bits: int, *, ranged: bool) -> Any:
             x, y, scale, count, out = args
             e = Emitter(builder)
             sums = _Sums(e, bits, low_bits, ranged=ranged)
-            shift = builder.shl(
-                builder.add(scale, ir.Constant(I64, sums.fraction)), ir.Constant(I64, mantissa)
-            )
+            shift = builder.shl(builder.add(scale, ir.Constant(I64, sums.fraction)), ir.Constant(I64, mantissa))
             exponent = e.splat(builder.trunc(shift, element.element), element)
 
             def group(index: Value, state: list[Value]) -> list[Value]:
-                # A block that was scanned before is in the cache, and memory would be idle: what will be scanned after the
-                # next one. Where there is no scan, elements come in at an even pace, which processors foresee by
-                # themselves (from memory, 0.98 of the time that the next block takes, and 0.94 of it without any).
+                # A block that was scanned is in the cache: memory would be idle, so the block after the next is asked
+                # for. Where blocks are not scanned, elements come in at an even pace, which processors foresee: asking
+                # for any takes longer.
                 for source in () if ranged else (x, y):
                     for byte in range(0, FIXED_GROUP * 2, 64):
                         at = builder.mul(builder.add(index, ir.Constant(I64, 2 * BLOCK)), ir.Constant(I64, 2))
                         e.prefetch(builder.add(source, builder.add(at, ir.Constant(I64, byte))))
-                steps = []
+                steps: list[list[list[Value]]] = []
                 for first in range(0, FIXED_GROUP, WORDS.count):
                     at = builder.add(index, ir.Constant(I64, first))
                     raw = [e.load_elements(WORDS, source, at) for source in (x, y)]
-                    steps.append((*(scaled(e, each, exponent) for each in raw), raw if ranged else []))
+                    steps.append([*(scaled(e, each, exponent) for each in raw), raw if ranged else []])
                 sums.state = state
                 sums.add(steps)
                 return sums.state
