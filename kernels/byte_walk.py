@@ -1,4 +1,4 @@
-"""Two blocks of an 8-bit float dtype: the window of magnitudes that `byte_limbs.py` takes, and what it leaves out.
+"""Two blocks of an 8-bit float dtype: the window of magnitudes that `byte_sums.py` takes, and what it leaves out.
 
 The window is chosen so that few elements of a block are outside, and kept for the blocks that follow until more are.
 A pair with an element outside is added here, if both are multiples, below 2**BYTE_BITS, of a unit 2**BYTE_BELOW times
@@ -12,7 +12,7 @@ from typing import Any
 from numba import njit
 
 from .accumulate import COMPILED
-from .byte_limbs import HAS_BYTE_LIMBS, limbs_of_bytes
+from .byte_sums import HAS_BYTE_LIMBS, limbs_of_bytes
 from .fixed_walk import describe, lowest
 from .layout import (
     BLOCK,

@@ -1,6 +1,6 @@
 """Two blocks of one narrow dtype as they are stored: which loop takes all their sums at once, without a detour.
 
-8-bit integers go through `bytes8.py`, floats through `byte_walk.py` and `limb_sums.py`; what none of them takes is
+8-bit integers go through `bytes8.py`, floats through `byte_walk.py` and `word_sums.py`; what none of them takes is
 converted (`fixed_walk.py`).
 """
 
@@ -16,8 +16,8 @@ from .bytes8 import both_i8, both_u8
 from .decoders import DECODERS
 from .fixed_walk import describe, lowest, shown_unit
 from .layout import FIXED_OUT, LANES, LIMB_BITS, LIMB_OUT, NO_UNIT
-from .limb_sums import limbs_bf16, limbs_f16, wide_bf16, wide_f16
 from .memory import integers, matrix
+from .word_sums import wide_bf16, wide_f16, words_bf16, words_f16
 
 _BF16, _F16, _E4M3, _E5M2 = (DECODERS[code].index for code in ("BF16", "F16", "F8_E4M3", "F8_E5M2"))
 _I8, _U8 = (DECODERS[code].index for code in ("I8", "U8"))
@@ -50,14 +50,14 @@ def both_stored(
             return 0
         return NO_UNIT
     unit = shown_unit(min(of_x[0], of_y[0]))
-    # The scale is a power of two not below 1, see `limbs.py`.
+    # The scale is a power of two not below 1, see `word_sums.py`.
     if code not in (_BF16, _F16) or not -120 <= unit <= 0:
         return NO_UNIT
     if max(of_x[1], of_y[1]) + 1 - unit <= LIMB_BITS:
         if code == _BF16:
-            limbs_bf16(x, y, -unit, count, limbs_at)
+            words_bf16(x, y, -unit, count, limbs_at)
         else:
-            limbs_f16(x, y, -unit, count, limbs_at)
+            words_f16(x, y, -unit, count, limbs_at)
     elif code == _BF16:
         wide_bf16(x, y, -unit, count, limbs_at)
     else:
@@ -91,7 +91,7 @@ def both_at_once(
     if code != _F16:
         return NO_UNIT
     unit = lowest(format_of)
-    limbs_f16(x, y, -unit, count, limbs_at)
+    words_f16(x, y, -unit, count, limbs_at)
     found = matrix(integers(), limbs_at, 1, LIMB_OUT)[0]
     bound = min(format_of[3], (unit + LIMB_BITS + format_of[2]) << format_of[1])
     most_x, most_y = found[2 * LANES + 2], found[2 * LANES + 3]
@@ -105,7 +105,7 @@ def both_at_once(
 
 @njit(**COMPILED)
 def _spread(found: Any, exact: Any) -> None:
-    """What a loop of `limbs.py` has found, as those of `fixed.py` leave it."""
+    """What a loop of `word_sums.py` has found, as those of `fixed.py` leave it."""
     for n in range(3):
         exact[1, 2 * n], exact[1, 2 * n + 1] = found[n], found[LANES + n]
         exact[0, 2 * n], exact[0, 2 * n + 1] = found[3 + n], found[LANES + 3 + n]

@@ -7,7 +7,7 @@ from numba import njit
 
 from weighbridge.kernels import cpu
 from weighbridge.kernels.accumulate import COMPILED
-from weighbridge.kernels.byte_limbs import HAS_BYTE_LIMBS
+from weighbridge.kernels.byte_sums import HAS_BYTE_LIMBS
 from weighbridge.kernels.byte_walk import both_bytes, forget_window
 from weighbridge.kernels.layout import BLOCK, FIXED_OUT, NO_UNIT, SELF_OUT, WORK_LIMBS
 from weighbridge.kernels.sums import CHUNK

@@ -1,6 +1,7 @@
-"""The cache of machine code: bounded, and never in the way."""
+"""Machine code: its cache is bounded and never in the way, and its vectors lie in one cache line each."""
 
 import os
+import platform
 
 import pytest
 
@@ -32,3 +33,9 @@ def test_a_cache_that_cannot_be_written_is_no_trouble(folder):
     folder.write_text("a file where the folder should be")
     native._write(folder / "gather-new.o", b"code")
     assert native._read(folder / "gather-new.o") is None
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="looks for an instruction of x86-64")
+def test_vectors_on_the_stack_do_not_cross_cache_lines():
+    align_the_stack = bytes.fromhex("4883e4c0")  # and rsp, -64
+    assert align_the_stack in native._object_code("star_f32")
