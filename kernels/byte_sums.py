@@ -151,8 +151,6 @@ def limbs_of_bytes(typingctx: Any, x: Any, y: Any, table: Any, count: Any, out: 
             cc, bc, bb, size, largest, differing = state[2 * width :]
             for step in range(0, FIXED_GROUP, _STEP):
                 at = builder.add(index, ir.Constant(I64, step))
-                for source in (x, y):  # what the next block will look at while memory would be idle
-                    e.prefetch(builder.add(source, builder.add(at, ir.Constant(I64, BLOCK))))
                 raws = [e.load_elements(_BYTES, source, at) for source in (x, y)]
                 (c, b), (r, q) = (
                     [_call(e, "vpermi2var.qi.512", _BYTES, low, raw, high) for low, high in (lines[:2], lines[2:])]

@@ -30,6 +30,8 @@ from .limbs import WORDS, dot, halves
 
 _HALVES = ir.VectorType(ir.HalfType(), 16)
 
+_AHEAD = 3 * BLOCK // 2  # elements: measured best of 1 to 3 blocks, on one thread and on two
+
 _SIGNED = 2  # running sums of an operand: of its upper and of its lower limbs where it is negative
 _SQUARE = 3  # ... of the products HH, HL, LL of an operand
 _DOT = 4  # ... of two operands: HH, HL, LH, LL
@@ -230,12 +232,12 @@ def both_words(code: str, bits: int, low_bits: int, *, ranged: bool) -> Any:
             exponent = e.splat(builder.trunc(shift, element.element), element)
 
             def group(index: Value, state: list[Value]) -> list[Value]:
-                # A block that was scanned is in the cache: memory would be idle, so the block after the next is asked
+                # A block that was scanned is in the cache: memory would be idle, so what will be scanned next is asked
                 # for. Where blocks are not scanned, elements come in at an even pace, which processors foresee: asking
-                # for any takes longer.
+                # for any gains nothing.
                 for source in () if ranged else (x, y):
                     for byte in range(0, FIXED_GROUP * 2, 64):
-                        at = builder.mul(builder.add(index, ir.Constant(I64, 2 * BLOCK)), ir.Constant(I64, 2))
+                        at = builder.mul(builder.add(index, ir.Constant(I64, _AHEAD)), ir.Constant(I64, 2))
                         e.prefetch(builder.add(source, builder.add(at, ir.Constant(I64, byte))))
                 steps: list[list[list[Value]]] = []
                 for first in range(0, FIXED_GROUP, WORDS.count):
