@@ -30,7 +30,7 @@ __all__ = ["both_bytes", "forget_window"]
 
 _MORE = 64  # pairs left out, and twice as many as expected: another window is looked for
 _MANY = BLOCK // 4  # ... and of elements outside of the best: the blocks go another way
-_PAUSE = 16  # blocks until a window is looked for again, if there was none or the last did not serve for so long
+_PAUSE = 16  # blocks until a window is looked for again, if there was none, or the last did not serve so many in a row
 _STATE = 4
 _MISFIT = -1
 
@@ -54,8 +54,8 @@ def both_bytes(
     """
     if not HAS_BYTE_LIMBS:
         return NO_UNIT
-    # The unit of the window, the elements of a block that are expected outside of it, the blocks that were taken with
-    # it, the blocks until one is looked for.
+    # The unit of the window, the elements of a block that are expected outside of it, the blocks in a row that it has
+    # served, the blocks until one is looked for.
     state = matrix(integers(), work_at, 1, _STATE)[0]
     out_at = work_at + 8 * _STATE
     left_out_at = out_at + 8 * BYTE_OUT
@@ -75,9 +75,12 @@ def both_bytes(
     found = matrix(integers(), out_at, 1, BYTE_OUT)[0]
     unit = _fine_unit(format_of, state[0])
     left_out, fit = _add_left_out(x, y, count, left_out_at, magnitudes, state[0] - unit, found)
-    state[2] += 1
+    served = state[2]
+    state[2] = served + 1 if fit else 0
     if left_out > _MORE + 2 * state[1]:
-        state[0], state[3] = NO_UNIT, _PAUSE if state[2] < _PAUSE else 0
+        state[0], state[3] = NO_UNIT, _PAUSE if served + 1 < _PAUSE else 0
+    elif not fit and served == 0:  # of two in a row more follow, each of which would be walked twice
+        state[0], state[3] = NO_UNIT, _PAUSE
     if not fit:
         return NO_UNIT
     describe(format_of, found[3], 1, of_x, sums_x)

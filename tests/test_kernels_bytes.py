@@ -107,9 +107,8 @@ def test_windows_follow_the_blocks(code):
     assert_same_bits_in_every_layout(cpu.tile_sums, stack, [code, code])
 
 
-@pytest.mark.skipif(not HAS_BYTE_LIMBS, reason="the processor has no such instructions")
-def test_which_blocks_go_this_way(code):
-    """Ordinary weights do, also where a few are outside of the window; what no window serves, and NaN, do not."""
+def taken(code, x, y):
+    """Which blocks of two stored tensors go this way."""
     formats = {"F8_E4M3": (1, 3, 7, 0x7F), "F8_E5M2": (1, 2, 15, 0x7C)}  # as `cpu.py` gives them
 
     @njit(**COMPILED)
@@ -119,31 +118,43 @@ def test_which_blocks_go_this_way(code):
             at = n * BLOCK
             found[n] = both_bytes(format_of, x + at, y + at, BLOCK, of_x, of_y, sums[0], sums[1], work_at, exact)
 
-    def taken(x, y):
-        found, work = np.zeros(x.size // BLOCK, np.int64), np.zeros(WORK_LIMBS)
-        units(
-            np.array(formats[code]),
-            x.ctypes.data,
-            y.ctypes.data,
-            len(found),
-            *np.zeros((2, 2), np.int64),
-            np.zeros((2, SELF_OUT)),
-            work.ctypes.data,
-            np.zeros((3, FIXED_OUT), np.int64),
-            found,
-        )
-        return (found != NO_UNIT).tolist()
+    found, work = np.zeros(x.size // BLOCK, np.int64), np.zeros(WORK_LIMBS)
+    units(
+        np.array(formats[code]),
+        x.ctypes.data,
+        y.ctypes.data,
+        len(found),
+        *np.zeros((2, 2), np.int64),
+        np.zeros((2, SELF_OUT)),
+        work.ctypes.data,
+        np.zeros((3, FIXED_OUT), np.int64),
+        found,
+    )
+    return (found != NO_UNIT).tolist()
 
+
+@pytest.mark.skipif(not HAS_BYTE_LIMBS, reason="the processor has no such instructions")
+def test_which_blocks_go_this_way(code):
+    """Ordinary weights do, also where a few are outside of the window; what no window serves, and NaN, do not."""
     rng = np.random.default_rng(5)
     x = weights(code, 40 * BLOCK, rng)
     near, rolled = stored(code, x + weights(code, x.size, rng, 1.0)), stored(code, np.roll(x, 1))
     base = stored(code, x)
-    assert sum(taken(base, near)) >= 39
-    assert sum(taken(base, rolled)) >= 39
+    assert sum(taken(code, base, near)) >= 39
+    assert sum(taken(code, base, rolled)) >= 39
     broken = near.copy()
     broken[7 * BLOCK + 3] = NAN[code]
-    assert [n for n, good in enumerate(taken(base, near)) if not good] + [7] == [
-        n for n, good in enumerate(taken(base, broken)) if not good
+    assert [n for n, good in enumerate(taken(code, base, near)) if not good] + [7] == [
+        n for n, good in enumerate(taken(code, base, broken)) if not good
     ]
     wild = rng.choice(np.delete(np.arange(256), [0x7F, 0xFF]) if code == "F8_E4M3" else np.r_[:0x7C, 0x80:0xFC], x.size)
-    assert not any(taken(wild.astype(np.uint8), np.roll(wild, 1).astype(np.uint8)))
+    assert not any(taken(code, wild.astype(np.uint8), np.roll(wild, 1).astype(np.uint8)))
+
+
+@pytest.mark.skipif(not HAS_BYTE_LIMBS, reason="the processor has no such instructions")
+def test_blocks_that_do_not_fit_are_not_tried_one_after_the_other(code):
+    """A single one is no reason to leave the way, two in a row are: for 16 blocks."""
+    x = stored(code, weights(code, 40 * BLOCK, np.random.default_rng(6))).copy()
+    unfit = [3, 9, 10, 30]
+    x[np.array(unfit) * BLOCK + 5] = NAN[code]
+    assert [n for n, good in enumerate(taken(code, x, x)) if not good] == [3, *range(9, 27), 30]
