@@ -70,12 +70,14 @@ def options() -> dict[str, Any]:
 def tile_options(launch: Launch, float64: bool) -> dict[str, Any]:
     """How the kernel of a launch is compiled. Left to itself, ptxas spills a word or two for the sake of more programs.
 
-    A pair has room in 128 registers a thread, which lets a multiprocessor run four programs: 48 KiB are on their way to
-    it then, and 20 are enough for the 3 TB/s of an H100 with 0.8 us from asking to having.
+    Two operands, and three where sums are in float64, have room in 128 registers a thread, which lets a multiprocessor
+    run four programs: of a pair 48 KiB are on their way to it then, and 20 are enough for the 3 TB/s of an H100 with
+    0.8 us from asking to having.
     """
-    if sum(launch.shape) <= 2:
+    compensated = is_compensated(launch, float64)
+    if sum(launch.shape) <= (2 if compensated else 3):
         return {**options(), "maxnreg": 128}
-    return {**options(), "maxnreg": 255} if is_compensated(launch, float64) else options()
+    return {**options(), "maxnreg": 255} if compensated else options()
 
 
 def on_current(device: torch.device) -> contextlib.AbstractContextManager[Any]:
