@@ -136,7 +136,7 @@ class Running(NamedTuple):
         str,
         typer.Option(
             metavar="DEVICE",
-            help="Where sums are computed: auto, cpu, cuda (all GPUs), cuda:N, xpu, or portable (plain torch "
+            help="Where sums are computed: auto, cpu, cuda (all GPUs), cuda:N, xpu, mps, or portable (plain torch "
             "operations).",
         ),
     ] = "auto"

@@ -89,8 +89,8 @@ def compare(
         threads: worker threads, default all processors this process may use. The result does not depend on it.
         io: "map" files, "pread" them into buffers, or "auto": read what lies on a network file system or outside the
             page cache, map the rest.
-        device: where the sums are computed: "auto", "cpu", "cuda" (all GPUs), "cuda:N", "xpu", or "portable" for plain
-            torch operations; see `engine.devices`.
+        device: where the sums are computed: "auto", "cpu", "cuda" (all GPUs), "cuda:N", "xpu", "mps", or "portable" for
+            plain torch operations; see `engine.devices`.
         device_memory: the most memory used on each device, in bytes or as "8GB"; default what is free, less a margin.
             The result does not depend on it.
         progress: called with (bytes done, bytes in all) a few times a second at most.

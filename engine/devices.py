@@ -4,8 +4,8 @@
     cpu             compiled loops on the processor, straight on memory maps
     cuda, cuda:N    fused Triton kernels on all visible NVIDIA GPUs, or on one; plain torch operations without Triton
     xpu, xpu:N      plain torch operations on Intel GPUs
-    mps             refused: it has no float64
-    portable        plain torch operations on whatever torch finds: CUDA, else XPU, else the CPU
+    mps             plain torch operations on an Apple GPU
+    portable        plain torch operations on whatever torch finds: CUDA, else XPU, else MPS, else the CPU
     portable:NAME   plain torch operations on a torch device: portable:cpu, portable:cuda:1
 
 Nothing here imports torch unless a device other than the processor is asked for or worth it.
@@ -47,8 +47,10 @@ __all__ = [
 ]
 
 FUSED, PORTABLE = "gpu", "portable"
-ARITHMETICS = ("cpu", "gpu-float64", "gpu-float32", PORTABLE)
+_PORTABLE_FLOAT32 = f"{PORTABLE}-float32"
+ARITHMETICS = ("cpu", "gpu-float64", "gpu-float32", PORTABLE, _PORTABLE_FLOAT32)
 """What `arithmetic` tells apart."""
+_WITH_FLOAT64 = ("portable:cpu", "portable:cuda")
 
 _FORM = re.compile(r"auto|cpu|mps|(?:cuda|xpu)(?::\d+)?|portable(?::(?:cpu|mps|(?:cuda|xpu)(?::\d+)?))?")
 _SPELLINGS = "auto, cpu, cuda, cuda:N, xpu, xpu:N, mps, portable, portable:NAME"
@@ -69,7 +71,8 @@ class Device:
     Attributes:
         name: as torch calls it: "cuda:0".
         backend: `FUSED` or `PORTABLE`, the module of `kernels` whose tile it runs.
-        float64: whether sums are taken in float64 or in several float32; None: as suits the device.
+        float64: whether sums are taken in float64 or in several float32; None: as suits the
+            device.
     """
 
     name: str
@@ -91,9 +94,10 @@ class Device:
     @property
     def arithmetic(self) -> str:
         """What the last bits of its sums follow from, whatever the device is called, see `arithmetic`."""
+        ask = _has_float64 if self.backend == PORTABLE else _fast_float64
+        float64 = ask(self.name) if self.float64 is None else self.float64
         if self.backend == PORTABLE:
-            return PORTABLE
-        float64 = _fast_float64(self.name) if self.float64 is None else self.float64
+            return PORTABLE if float64 else _PORTABLE_FLOAT32
         return f"{self.backend}-float{64 if float64 else 32}"
 
 
@@ -169,10 +173,11 @@ def choose(device: str, batches: Sequence[Batch], pairs: int, threads: int | Non
 def arithmetic(devices: Sequence[Device]) -> str:
     """What the last bits of sums follow from on devices that `choose` chose. What differs in it is not to be mixed.
 
-    "cpu"             compiled loops on the processor
-    "gpu-float64"     fused kernels in float64, on GPUs that are fast at it
-    "gpu-float32"     fused kernels in float32 with its rounding errors carried along, on all others
-    "portable"        plain torch operations, which give the same bits on every device
+    "cpu"                 compiled loops on the processor
+    "gpu-float64"         fused kernels in float64, on GPUs that are fast at it
+    "gpu-float32"         fused kernels in float32 with its rounding errors carried along, on all others
+    "portable"            plain torch operations in float64, which give the same bits on every device
+    "portable-float32"    likewise in float32 with its rounding errors carried along, where there is no float64
     """
     names = sorted({device.arithmetic for device in devices}) or ["cpu"]
     assert len(names) == 1, names
@@ -192,7 +197,9 @@ def arithmetics_of(device: str) -> tuple[str, ...]:
     """Which of `ARITHMETICS` a device may turn out to compute in, on whatever machine; "auto" is none such."""
     if device == "cpu":
         return ("cpu",)
-    return tuple(name for name in ARITHMETICS if name != "cpu") if device.startswith("cuda") else (PORTABLE,)
+    if device.startswith("cuda"):
+        return ("gpu-float64", "gpu-float32", PORTABLE)
+    return (PORTABLE,) if device.startswith(_WITH_FLOAT64) else (PORTABLE, _PORTABLE_FLOAT32)
 
 
 def look_for(device: str, device_memory: str | int | None) -> None:
@@ -306,29 +313,37 @@ def _fast_float64(name: str) -> bool:
 
 
 def _portable(name: str, prefix: str = "") -> list[Device]:
-    """The torch devices that a name stands for, each asked whether it has float64; `prefix` as for `_cuda`."""
+    """The torch devices that a name stands for, which have float64 all or do without; `prefix` as for `_cuda`."""
     torch = _torch()
-    xpu = getattr(torch, "xpu", None)
+    xpu, mps = getattr(torch, "xpu", None), torch.backends.mps
     if not name:
-        name = "cuda" if torch.cuda.is_available() else "xpu" if xpu is not None and xpu.is_available() else "cpu"
+        there = {
+            "cuda": torch.cuda.is_available(),
+            "xpu": xpu is not None and xpu.is_available(),
+            "mps": mps.is_available(),
+            "cpu": True,
+        }
+        name = next(kind for kind, available in there.items() if available)
     kind = name.partition(":")[0]
     if kind == "cuda":
         names = _cuda(name, prefix)
     elif kind == "xpu":
         names = _numbered(name, xpu.device_count() if xpu is not None and xpu.is_available() else 0)
     else:
-        if kind == "mps" and not torch.backends.mps.is_available():
+        if kind == "mps" and not mps.is_available():
             _numbered(name, 0)
         names = [name]
-    for each in names:
-        try:
-            torch.ones(1, dtype=torch.float64, device=each).sum().item()
-        except (TypeError, RuntimeError) as error:  # MPS raises the one, XPU the other
-            raise DeviceError(
-                f"{each} does not compute in float64, which sums right to 1e-12 need ({first_sentence(error)}); use "
-                "--device cpu."
-            ) from error
-    return [Device(each, PORTABLE) for each in names]
+    float64 = [_has_float64(each) for each in names]  # of all: each is to be asked whether it computes
+    return [Device(each, PORTABLE, all(float64)) for each in names]
+
+
+def _has_float64(name: str) -> bool:
+    from importlib import import_module
+
+    try:
+        return bool(import_module("..kernels.portable", __package__).has_float64(name))
+    except RuntimeError as error:
+        raise DeviceError(f"{name} cannot be used: {first_sentence(error)}; use --device cpu.") from error
 
 
 def first_sentence(error: BaseException) -> str:

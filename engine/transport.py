@@ -181,6 +181,8 @@ def free_bytes(device: str) -> int:
 
     kind = device.partition(":")[0]
     module = getattr(torch, kind, None)
+    if kind == "mps":  # it shares the processor's memory, and says how much of that it may take
+        return max(int(torch.mps.recommended_max_memory()) - int(torch.mps.driver_allocated_memory()), 0)
     ask = getattr(module, "mem_get_info", None)
     try:
         return int(ask(device)[0]) if ask is not None else _UNKNOWN_BYTES

@@ -9,18 +9,22 @@ from weighbridge.engine import devices
 from weighbridge.engine.devices import FUSED, PORTABLE, Device, as_bytes, check_device, choose, nvidia_gpu_exists
 from weighbridge.engine.errors import DeviceError, OptionError
 from weighbridge.engine.plan import Joined, batches
+from weighbridge.kernels import portable
 
 from support.kernel_cases import random_tensor
 from support.raw_files import write
+
+MPS = TypeError(
+    "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64. Please use ..."
+)
 
 
 class FakeTorch:
     """A torch with so many CUDA devices, of which `init` may fail."""
 
-    float64 = "float64"
     __version__ = "2.11.0"
 
-    def __init__(self, gpus=2, cuda="13.0", init=None, float64=True, xpu=0, mps=False):
+    def __init__(self, gpus=2, cuda="13.0", init=None, xpu=0, mps=False):
         def start():
             if init is not None:
                 raise init
@@ -29,13 +33,6 @@ class FakeTorch:
         self.cuda = SimpleNamespace(init=start, device_count=lambda: gpus, is_available=lambda: gpus > 0)
         self.xpu = SimpleNamespace(device_count=lambda: xpu, is_available=lambda: xpu > 0)
         self.backends = SimpleNamespace(mps=SimpleNamespace(is_available=lambda: mps))
-        self.float64_error = None if float64 is True else float64
-
-    def ones(self, count, dtype, device):
-        assert dtype == "float64"
-        if self.float64_error is not None:
-            raise self.float64_error
-        return np.ones(count)
 
 
 @pytest.fixture
@@ -44,8 +41,9 @@ def batch(tmp_path):
     return list(batches([Joined(0, tuple(refs), 100)]))
 
 
-def chosen(monkeypatch, device, torch, batch=(), fused=None, said=None, slow=()):
+def chosen(monkeypatch, device, torch, batch=(), fused=None, said=None, slow=(), without=()):
     monkeypatch.setattr(devices, "_torch", lambda: torch)
+    monkeypatch.setattr(portable, "has_float64", lambda name: name not in without)
     monkeypatch.setattr(devices, "_fast_float64", lambda name: name not in slow)
     monkeypatch.setattr(devices, "_why_not_fused", fused if callable(fused) else lambda name: fused)
     return choose(device, batch, 1, 2, said.append if said is not None else None)
@@ -60,14 +58,53 @@ def chosen(monkeypatch, device, torch, batch=(), fused=None, said=None, slow=())
         ("xpu:1", FakeTorch(xpu=2), [("xpu:1", PORTABLE)]),
         ("portable", FakeTorch(1), [("cuda:0", PORTABLE)]),
         ("portable", FakeTorch(0, xpu=1), [("xpu:0", PORTABLE)]),
+        ("portable", FakeTorch(0, mps=True), [("mps", PORTABLE)]),
         ("portable", FakeTorch(0), [("cpu", PORTABLE)]),
+        ("mps", FakeTorch(mps=True), [("mps", PORTABLE)]),
+        ("portable:mps", FakeTorch(mps=True), [("mps", PORTABLE)]),
         ("portable:cpu", FakeTorch(1), [("cpu", PORTABLE)]),
         ("portable:cuda:1", FakeTorch(2), [("cuda:1", PORTABLE)]),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_devices(monkeypatch, device, torch, expected):
-    assert chosen(monkeypatch, device, torch) == [Device(*each) for each in expected]
+    wanted = [Device(name, backend, True if backend == PORTABLE else None) for name, backend in expected]
+    assert chosen(monkeypatch, device, torch) == wanted
+
+
+def test_where_one_has_no_float64_all_do_without(monkeypatch):
+    """A result does not depend on which device takes a tensor."""
+    for without in (["xpu:1"], ["xpu:0", "xpu:1"]):
+        found = chosen(monkeypatch, "xpu", FakeTorch(xpu=2), without=without)
+        assert found == [Device("xpu:0", PORTABLE, False), Device("xpu:1", PORTABLE, False)]
+    assert chosen(monkeypatch, "mps", FakeTorch(mps=True), without=["mps"]) == [Device("mps", PORTABLE, False)]
+
+
+def test_a_device_that_does_not_compute_is_a_sentence(monkeypatch):
+    def broken(name):
+        raise RuntimeError("Native API failed. Native API returns: 40")
+
+    monkeypatch.setattr(devices, "_torch", lambda: FakeTorch(xpu=1))
+    monkeypatch.setattr(portable, "has_float64", broken)
+    with pytest.raises(DeviceError) as caught:
+        choose("xpu", [], 1, None, None)
+    assert str(caught.value) == "xpu:0 cannot be used: Native API failed; use --device cpu."
+
+
+@pytest.mark.parametrize("error", [MPS, RuntimeError("Required aspect fp64 is not supported on the device")])
+def test_whether_a_device_has_float64(monkeypatch, error):
+    import torch
+
+    assert portable.has_float64("cpu")
+    real = torch.ones
+
+    def ones(count, dtype, device):
+        if dtype == torch.float64:
+            raise error
+        return real(count, dtype=dtype)
+
+    monkeypatch.setattr(torch, "ones", ones)
+    assert not portable.has_float64("mps")
 
 
 def test_cpu_asks_nobody(monkeypatch):
@@ -77,9 +114,6 @@ def test_cpu_asks_nobody(monkeypatch):
 
 OLD = RuntimeError(
     "The NVIDIA driver on your system is too old (found version 11040). Please update your GPU driver by ..."
-)
-MPS = TypeError(
-    "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64. Please use ..."
 )
 
 
@@ -118,18 +152,6 @@ MPS = TypeError(
         ("xpu", FakeTorch(), "there is no device xpu: none is to be seen by torch; use another, or --device cpu."),
         ("mps", FakeTorch(), "there is no device mps: none is to be seen by torch; use another, or --device cpu."),
         (
-            "mps",
-            FakeTorch(mps=True, float64=MPS),
-            "mps does not compute in float64, which sums right to 1e-12 need (Cannot convert a MPS Tensor to float64 "
-            "dtype as the MPS framework doesn't support float64); use --device cpu.",
-        ),
-        (
-            "xpu",
-            FakeTorch(xpu=1, float64=RuntimeError("Required aspect fp64 is not supported on the device")),
-            "xpu:0 does not compute in float64, which sums right to 1e-12 need (Required aspect fp64 is not supported "
-            "on the device); use --device cpu.",
-        ),
-        (
             "portable:cuda:2",
             FakeTorch(2),
             "there is no device cuda:2: cuda:0 to cuda:1 are to be seen by torch; use another, or --device cpu.",
@@ -161,7 +183,7 @@ def test_torch_that_cannot_be_imported(monkeypatch):
 def test_cuda_without_triton_computes_with_torch_and_says_so(monkeypatch):
     said = []
     found = chosen(monkeypatch, "cuda:1", FakeTorch(2), fused="Triton is not installed", said=said)
-    assert found == [Device("cuda:1", PORTABLE)]
+    assert found == [Device("cuda:1", PORTABLE, True)]
     assert said == ["computing with plain torch operations on cuda:1, which is slower: Triton is not installed"]
 
 
@@ -169,7 +191,7 @@ def test_a_gpu_that_cannot_run_the_kernels_decides_for_all(monkeypatch):
     """Fused kernels on one GPU and torch on the other would give bits that depend on who takes a tensor."""
     said = []
     found = chosen(monkeypatch, "cuda", FakeTorch(3), fused=lambda name: "old" if name == "cuda:1" else None, said=said)
-    assert found == [Device(f"cuda:{n}", PORTABLE) for n in range(3)]
+    assert found == [Device(f"cuda:{n}", PORTABLE, True) for n in range(3)]
     assert said == ["computing with plain torch operations on all of cuda:0 to cuda:2, which is slower: old"]
 
 

@@ -15,6 +15,7 @@ import weighbridge
 from weighbridge.cli import app
 from weighbridge.engine.devices import FUSED, PORTABLE, Device
 from weighbridge.engine.execute import execute
+from weighbridge.kernels import portable
 
 from support.kernel_cases import check, exact, same_bits
 from support.lanes import CODES, computed, related_files
@@ -66,16 +67,18 @@ def test_sums(tensors, wanted, device, io):
 
 
 LANES = [
-    pytest.param("cpu", PORTABLE, id="portable"),
-    pytest.param("cuda:0", PORTABLE, id="portable on CUDA", marks=[gpu, needs_gpu]),
-    pytest.param("cuda:0", FUSED, id="cuda", marks=[gpu, needs_gpu]),
+    pytest.param(Device("cpu", PORTABLE), id="portable"),
+    pytest.param(Device("cpu", PORTABLE, False), id="portable in float32"),
+    pytest.param(Device("cuda:0", PORTABLE), id="portable on CUDA", marks=[gpu, needs_gpu]),
+    pytest.param(Device("cuda:0", PORTABLE, False), id="portable on CUDA in float32", marks=[gpu, needs_gpu]),
+    pytest.param(Device("cuda:0", FUSED), id="cuda", marks=[gpu, needs_gpu]),
 ]
 
 
-@pytest.mark.parametrize(("name", "backend"), LANES)
-def test_same_bits_for_any_split(tensors, name, backend):
+@pytest.mark.parametrize("device", LANES)
+def test_same_bits_for_any_split(tensors, device):
     few = [tensors[k] for k in (0, 1, 2, 4)]
-    device = [Device(name, backend)]
+    device = [device]
     usual, _ = computed(few, 3, STAR, devices=device)
     for lanes, io, buffer_bytes, buffers in ((1, "pread", 1, 1), (2, "map", 300_000, 2), (3, "pread", 1 << 20, 3)):
         found, _ = computed(few, 3, STAR, devices=device * lanes, io=io, buffer_bytes=buffer_bytes, buffers=buffers)
@@ -147,6 +150,32 @@ def test_commands(files, device, command):
     code, found, stderr = run(*line, "--device", device, "--device-memory", "300MB")
     assert (code, stderr) == (0, "")
     assert_same_numbers(found, wanted)
+
+
+@pytest.fixture
+def no_float64(monkeypatch):
+    """The processor as torch device that has none, as Apple's GPUs."""
+    monkeypatch.setattr(portable, "has_float64", lambda device: False)
+
+
+@pytest.mark.usefixtures("no_float64")
+def test_a_device_without_float64(files):
+    line = ("compare", *files, "--format", "json", "--device")
+    code, found, stderr = run(*line, "portable:cpu")
+    assert (code, stderr) == (0, "")
+    assert_same_numbers(found, run(*line, "cpu")[1])
+
+
+@pytest.mark.usefixtures("no_float64")
+@pytest.mark.parametrize("command", ["sweep", "matrix"])
+def test_what_was_begun_without_float64_is_not_gone_on_with_in_float64(monkeypatch, files, tmp_path, command):
+    line = (command, *files, "--out", tmp_path / "out", "--device", "portable:cpu", "-q")
+    assert run(*line)[::2] == (0, "")
+    with monkeypatch.context() as other:
+        other.setattr(portable, "has_float64", lambda device: True)
+        code, _, stderr = run(*line)
+    assert code == 2 and 'in the arithmetic "portable-float32"' in stderr
+    assert run(*line)[::2] == (0, "")
 
 
 @pytest.mark.parametrize("device", DEVICES)

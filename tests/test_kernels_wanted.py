@@ -1,6 +1,7 @@
 """A tile that takes some sums: those have the bits that they have among all, and no other looks like a number."""
 
 import itertools
+from functools import partial
 
 import numpy as np
 import pytest
@@ -44,7 +45,13 @@ def portable_sums(addresses, codes, elements, pairs, **options):
     return tile.finish(lambda tensors: addresses[tensors], 1)
 
 
-@pytest.fixture(params=[*BACKENDS.values(), portable_sums], ids=[*BACKENDS, "portable"])
+PORTABLE = {
+    "portable": partial(portable_sums, float64=True),
+    "portable in float32": partial(portable_sums, float64=False),
+}
+
+
+@pytest.fixture(params=[*BACKENDS.values(), *PORTABLE.values()], ids=[*BACKENDS, *PORTABLE])
 def backend(request):
     return request.param
 

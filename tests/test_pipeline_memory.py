@@ -179,6 +179,9 @@ def test_free_memory(monkeypatch):
     assert free_bytes("cpu") == transport._UNKNOWN_BYTES
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (7 << 30, 80 << 30))
     assert free_bytes("cuda:1") == 7 << 30
+    monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 9 << 30)
+    monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: 2 << 30)
+    assert free_bytes("mps") == 7 << 30
 
     def silent(device):
         raise RuntimeError("not supported")

@@ -56,8 +56,9 @@ def run(folder, device="cuda:0", **options):
         ([Device("cuda:2", FUSED)], "gpu-float32"),
         ([Device("cuda:0", FUSED, False), Device("cuda:2", FUSED, False)], "gpu-float32"),
         ([Device("cuda:2", FUSED, True)], "gpu-float64"),
-        ([Device("cuda:0", PORTABLE)], "portable"),
+        ([Device("cuda:0", PORTABLE, True)], "portable"),
         ([Device("cpu", PORTABLE)], "portable"),
+        ([Device("mps", PORTABLE, False)], "portable-float32"),
     ],
 )
 def test_what_last_bits_follow_from(monkeypatch, chosen, name):
@@ -67,9 +68,10 @@ def test_what_last_bits_follow_from(monkeypatch, chosen, name):
 
 def test_what_a_device_may_turn_out_to_compute_in():
     assert arithmetics_of("cpu") == ("cpu",)
-    assert arithmetics_of("portable:cuda:1") == arithmetics_of("xpu") == ("portable",)
+    assert arithmetics_of("portable:cuda:1") == arithmetics_of("portable:cpu") == ("portable",)
+    assert arithmetics_of("portable") == arithmetics_of("xpu:1") == ("portable", "portable-float32")
     assert arithmetics_of("cuda") == arithmetics_of("cuda:3") == ("gpu-float64", "gpu-float32", "portable")
-    assert set(ARITHMETICS) == {"cpu", *arithmetics_of("cuda")}
+    assert set(ARITHMETICS) == {"cpu", *arithmetics_of("cuda"), *arithmetics_of("mps")}
 
 
 def test_a_sweep_goes_on_where_arithmetic_is_the_same(folder, card):
@@ -255,7 +257,7 @@ def test_other_bases_and_options_are_found_out_without_a_cluster(folder, card):
 
 @pytest.mark.parametrize(
     ("device", "arithmetics"),
-    [("cpu", '"cpu"'), ("portable", '"portable"'), ("cuda", '"gpu-float64", "gpu-float32" or "portable"')],
+    [("cpu", '"cpu"'), ("portable:cpu", '"portable"'), ("cuda", '"gpu-float64", "gpu-float32" or "portable"')],
 )
 def test_what_no_node_computes_in_is_found_out_without_a_cluster(folder, card, device, arithmetics):
     if device == "cuda":

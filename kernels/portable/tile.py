@@ -1,0 +1,172 @@
+"""A tile of the portable backend: rows of chunks of about one length are taken together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import reference
+from ..cpu import run_tasks
+from ..device import DeviceTile
+from . import in_float32, in_float64
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..cpu import Resolve
+
+__all__ = ["TASK_BYTES", "WORKSPACE_BYTES", "Tile", "has_float64"]
+
+TASK_BYTES = 32 << 20
+
+WORKSPACE_BYTES = 96 << 20
+"""About what temporary tensors of `run` take on the device: ten of `_PIECE` elements in float64, and copies."""
+
+_PIECE = 1 << 20  # elements of all operands decoded at a time
+_SHORTEST = 1024  # rows are padded to this many elements or a larger power of two
+
+
+def has_float64(device: torch.device | str) -> bool:
+    """Whether a torch device computes in float64.
+
+    Raises:
+        RuntimeError: it does not compute at all.
+    """
+    import torch
+
+    try:
+        torch.ones(1, dtype=torch.float64, device=device).sum().item()
+    except (TypeError, RuntimeError):  # MPS raises the one, XPU the other
+        torch.ones(1, dtype=torch.float32, device=device).sum().item()
+        return False
+    return True
+
+
+class Tile(DeviceTile):
+    """K tensors with N operands each and P pairs on a torch device: `cpu.Tile`, with the bytes in device memory.
+
+    Args:
+        codes, elements, pairs, wanted: as for `cpu.tile_sums`.
+        device: a torch device, or its name.
+        float64: whether the device computes in float64; None: it is asked. Without, what float32 does not hold, or not
+            well, is computed on the processor when the tile is finished.
+        force: as for `cpu.Tile`; every dot product here is compensated, so it makes no difference.
+    Raises:
+        KeyError: a dtype has no decoder; the engine leaves such tensors out beforehand.
+    """
+
+    TASK_BYTES = TASK_BYTES
+
+    def _make_slots(self) -> None:
+        import torch
+
+        float64 = has_float64(self.device) if self._float64 is None else self._float64
+        self._sums: Any = in_float64 if float64 else in_float32
+        count, kind = len(self.items), {"dtype": getattr(torch, self._sums.DTYPE), "device": self.device}
+        self._selfs = torch.zeros((count, len(self.decoders), self._sums.SELF_NUMBERS), **kind)
+        self._pairs = torch.zeros((count, len(self.pairs), self._sums.PAIR_NUMBERS), **kind)
+        tables = {decoder.code: self._sums.table(decoder.code) for decoder in self.decoders}
+        self._tables = {code: table.to(self.device) for code, table in tables.items() if table is not None}
+
+    def run(self, items: np.ndarray, addresses: np.ndarray, arena: torch.Tensor | None = None) -> int:
+        """Fill the slots of some items, on torch's current stream.
+
+        Args:
+            items: rows of `self.items`, their tensors numbered as the rows of `addresses`.
+            addresses: (K', N) int64, where each operand's first element lies or would lie; only the elements of `items`
+                are touched.
+            arena: the (bytes,) uint8 tensor on the device in which the addresses lie. Without it they are addresses in
+                the memory of the host, and what they hold is copied.
+        Returns:
+            The bytes that were taken.
+        """
+        starts = addresses[items[:, 0]] + items[:, 1, None] * self.itemsizes
+        padded = np.maximum(_SHORTEST, 1 << np.ceil(np.log2(np.maximum(items[:, 2], 1))).astype(np.int64))
+        for width in np.unique(padded).tolist():
+            rows = np.flatnonzero(padded == width)
+            step = max(1, _PIECE // (width * len(self.decoders)))
+            for first in range(0, len(rows), step):
+                piece = rows[first : first + step]
+                self._run_piece(items[piece], starts[piece], width, arena)
+        return int(items[:, 2].sum() * self.itemsizes.sum())
+
+    def slots(self, first: int, last: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """What `run` has left of the items from `first` to before `last`, in the memory of the host."""
+        return self._selfs[first:last].cpu(), self._pairs[first:last].cpu()
+
+    def put_slots(self, first: int, slots: tuple[torch.Tensor, torch.Tensor]) -> None:
+        """Take what another tile of the same tensors has of the items from `first` on, as if `run` had left it here."""
+        for mine, theirs in zip((self._selfs, self._pairs), slots, strict=True):
+            mine[first:][: len(theirs)].copy_(theirs)
+
+    def finish(self, resolve: Resolve, threads: int) -> tuple[np.ndarray, np.ndarray]:
+        """The sums of all tensors, certified to 1e-12, as `cpu.Tile.finish`: what is in doubt is run again there.
+
+        Args:
+            resolve: tensors (Q,) -> addresses (Q, N) in the memory of the host.
+            threads: for that.
+        Returns:
+            (K, N, 6) and (K, P, 5) float64.
+        """
+        host = self._host
+        for part in host.parts(threads):
+            rows = slice(int(part[0, 3]), int(part[-1, 3]) + 1)
+            selfs, doubts = self._sums.self_slots(self._selfs[rows].cpu().numpy())
+            pairs = self._sums.pair_slots(self._pairs[rows].cpu().numpy())[:, host._order]
+            if doubts is not None:
+                self._fill(part[doubts.any(axis=1)], resolve, threads)
+                selfs = np.where(doubts[..., None], host._self_slots, selfs)
+                of_pairs = doubts[:, host._ordered].any(axis=2)
+                pairs = np.where(of_pairs[..., None], host._pair_slots, pairs)
+            host._self_slots[:], host._pair_slots[:] = selfs, pairs
+        return host.finish(resolve, threads)
+
+    def _fill(self, items: np.ndarray, resolve: Resolve, threads: int) -> None:
+        """Fill the slots of some items on the processor."""
+        tensors, numbers = np.unique(items[:, 0], return_inverse=True)
+        if len(items):
+            addresses = resolve(tensors)
+            items = np.c_[numbers, items[:, 1:]]
+            run_tasks(self._host.tasks(threads, items), lambda task: self._host.run(task, addresses), threads)
+
+    def _run_piece(self, items: np.ndarray, starts: np.ndarray, width: int, arena: torch.Tensor | None) -> None:
+        import torch
+
+        lengths = torch.from_numpy(np.ascontiguousarray(items[:, 2])).to(self.device)
+        slots = torch.from_numpy(np.ascontiguousarray(items[:, 3])).to(self.device)
+        inside = None
+        if (items[:, 2] != width).any():
+            inside = torch.arange(width, device=self.device) < lengths[:, None]
+        wanted, sums = self._host.wanted, self._sums
+        operands = []
+        for n, decoder in enumerate(self.decoders):
+            raw = self._raw(starts[:, n], items[:, 2] * decoder.itemsize, width * decoder.itemsize, arena)
+            operand, numbers = sums.operand(raw, decoder, self._tables.get(decoder.code), inside, wanted)
+            if operand is not None:
+                self._selfs[slots, n] = numbers
+            operands.append(operand)
+        for p, (i, j) in enumerate(self.pairs.tolist()):
+            if operands[i] is not None and operands[j] is not None:
+                self._pairs[slots, p] = sums.pair_sums(operands[i], operands[j], wanted)
+
+    def _raw(self, starts: np.ndarray, sizes: np.ndarray, row_bytes: int, arena: torch.Tensor | None) -> torch.Tensor:
+        """(rows, row_bytes) uint8 on the device: what lies at each start, and zeros behind it."""
+        import torch
+
+        rows = torch.zeros((len(starts), row_bytes), dtype=torch.uint8, device=self.device)
+        flat = rows.view(-1)
+        origin = 0 if arena is None else arena.data_ptr()
+        at = 0
+        while at < len(starts):
+            end = at + 1  # full rows that follow each other in memory are one copy
+            while end < len(starts) and sizes[end - 1] == row_bytes and starts[end] == starts[end - 1] + row_bytes:
+                end += 1
+            start, size = int(starts[at]) - origin, int(sizes[at:end].sum())
+            if arena is None:
+                source = torch.from_numpy(reference.bytes_at(start, size).copy())
+            else:
+                source = arena[start : start + size]
+            flat[at * row_bytes : at * row_bytes + size].copy_(source)
+            at = end
+        return rows
