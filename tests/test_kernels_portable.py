@@ -34,16 +34,22 @@ SIZES = (131_075, 5, 0, 70_000)
 
 @contextmanager
 def without_subnormal_numbers():
-    """Within, torch takes them for zeros in this thread, which computes alone."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    """Within, torch takes them for zeros in this thread, which computes alone (`one_thread`)."""
     assert torch.set_flush_denormal(True)
     try:
         assert torch.tensor([1e-40]) * 1 == 0
         yield
     finally:
         torch.set_flush_denormal(False)
-        torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Threads of torch that wait for each other on a busy machine take longer than the work itself."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 class Backend:

@@ -5,6 +5,7 @@ of its own, so it is slower than a fused kernel, and as exact.
 
     tile.py         the tile: which rows are taken together, and where their sums stand
     decode.py       bytes of any dtype as numbers
+    exact.py        what operations round off
     in_float64.py   the sums of rows where the device has float64
     in_float32.py   and where it has not
 """

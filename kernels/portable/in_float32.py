@@ -30,6 +30,7 @@ import numpy as np
 from ..decoders import Decoder
 from ..wanted import Wanted
 from . import decode
+from .exact import product_error, two_sum_error
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +60,6 @@ by which d and xy were scaled; the chunk suits where both operands' do."""
 
 _TOP = 40
 _LEAST, _MOST = -102, 100  # exponents of magnitudes that suit
-_SPLIT = 2.0**12 + 1  # Dekker's constant for float32
 _OF_ZEROS = 1 << 10  # the unit of rows of zeros, whose products are zeros
 _SMALLEST = -126  # the exponent of the smallest normal number
 _BIAS, _MANTISSA = 127, 23
@@ -117,7 +117,7 @@ def operand(
         size, total = _added(scaled.abs()), _added(scaled)
     if wanted & Wanted.SQUARES:
         product = scaled * scaled
-        squares = _added(product, _product_error(scaled, scaled, product))
+        squares = _added(product, product_error(scaled, scaled, product))
     numbers = [*size[:3], *total[:3], *squares[:3], _bound(total, unit), largest.view(torch.float32), scale, suits]
     return Operand(x, scaled, scale, unit, suits), _stacked(numbers)
 
@@ -134,7 +134,7 @@ def pair_sums(of_x: Operand, of_y: Operand, wanted: Wanted) -> torch.Tensor:
         both = (of_x.suits & of_y.suits)[:, None]
         x, y = torch.where(both, of_x.values, 0.0), torch.where(both, of_y.values, 0.0)
         d = x - y
-        lack = _two_sum_error(x, -y, d)
+        lack = two_sum_error(x, -y, d)
         # |d| is |high| + lack, of which the lack may be less than zero.
         lack = torch.where(d < 0, -lack, lack)
         d = d.abs()
@@ -146,10 +146,10 @@ def pair_sums(of_x: Operand, of_y: Operand, wanted: Wanted) -> torch.Tensor:
             size = _added(d, lack)
         if wanted & Wanted.SQ_DIFF:
             product = d * d
-            squares = _added(product, _product_error(d, d, product) + (d + d) * lack)
+            squares = _added(product, product_error(d, d, product) + (d + d) * lack)
     if wanted & Wanted.DOT:
         product = of_x.scaled * of_y.scaled
-        dot = _added(product, _product_error(of_x.scaled, of_y.scaled, product))
+        dot = _added(product, product_error(of_x.scaled, of_y.scaled, product))
         bound = _bound(dot, of_x.unit + of_y.unit)
     if wanted & Wanted.DIFFERING:
         differing = (of_x.values != of_y.values).sum(dim=1)
@@ -233,12 +233,6 @@ def _nothing(rows: torch.Tensor) -> Sum:
     return none, none, none, none
 
 
-def _two_sum_error(a: torch.Tensor, b: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
-    """a + b - total, exactly, of their rounded sum."""
-    t = total - a
-    return (a - (total - t)) + (b - t)
-
-
 def _added(high: torch.Tensor, middle: torch.Tensor | None = None) -> Sum:
     """The sums of (rows, width) terms of one part or two; the width is a power of two, at least 4."""
     low = rounded = None
@@ -246,15 +240,15 @@ def _added(high: torch.Tensor, middle: torch.Tensor | None = None) -> Sum:
         half = high.shape[1] // 2
         a, b = high[:, :half], high[:, half:]
         high = a + b
-        error = _two_sum_error(a, b, high)
+        error = two_sum_error(a, b, high)
         if middle is None:
             middle = error
             continue
         a, b = middle[:, :half], middle[:, half:]
         both = a + b
-        first = _two_sum_error(a, b, both)
+        first = two_sum_error(a, b, both)
         middle = both + error
-        errors = first + _two_sum_error(both, error, middle)
+        errors = first + two_sum_error(both, error, middle)
         if low is None or rounded is None:
             low, rounded = errors, errors.abs()
         else:
@@ -268,19 +262,6 @@ def _added(high: torch.Tensor, middle: torch.Tensor | None = None) -> Sum:
 def _bound(total: Sum, unit: torch.Tensor) -> torch.Tensor:
     """What a sum may be off by, whose terms are multiples of 2**unit."""
     return _ROUNDED * total[3] + _LOST * (unit < _SMALLEST).to(total[3].dtype)
-
-
-def _product_error(x: torch.Tensor, y: torch.Tensor, product: torch.Tensor) -> torch.Tensor:
-    """x * y - product, exactly, but for what is below the smallest normal number."""
-    x_high, y_high = _upper(x), _upper(y)
-    x_low, y_low = x - x_high, y - y_high
-    return x_low * y_low - (((product - x_high * y_high) - x_low * y_high) - x_high * y_low)
-
-
-def _upper(x: torch.Tensor) -> torch.Tensor:
-    """The upper 12 bits of float32."""
-    scaled = _SPLIT * x
-    return scaled - (scaled - x)
 
 
 def _stacked(numbers: list[torch.Tensor]) -> torch.Tensor:

@@ -18,6 +18,7 @@ from ..decoders import Decoder
 from ..layout import PAIR_SLOTS, SELF_SLOTS
 from ..wanted import Wanted
 from . import decode
+from .exact import product_error, two_sum_error
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +41,6 @@ SELF_NUMBERS, PAIR_NUMBERS = SELF_SLOTS, PAIR_SLOTS
 
 _COMPENSATED = 2e-27  # error of a compensated sum of a chunk, in units of the sum of its terms' magnitudes
 _TINIEST = 5e-324  # least bound of a sum of products that are not all zero: its own product may underflow
-_SPLIT = 2.0**27 + 1  # Dekker's constant for float64
 
 
 class Operand(NamedTuple):
@@ -112,7 +112,7 @@ def pair_sums(of_x: Operand, of_y: Operand, wanted: Wanted) -> torch.Tensor:
         largest = size.amax(dim=1) if wanted & Wanted.MAX_DIFF else largest
     if wanted & Wanted.DOT:
         product = x * y
-        low = None if bits <= 53 else _product_error(x, y, product)
+        low = None if bits <= 53 else product_error(x, y, product)
         dot, rest = _compensated(product, low)
         terms = _halved(product.abs())
         bound = _COMPENSATED * terms + terms.clamp(max=_TINIEST)
@@ -150,22 +150,8 @@ def _compensated(high: torch.Tensor, low: torch.Tensor | None) -> tuple[torch.Te
         half = high.shape[1] // 2
         a, b = high[:, :half], high[:, half:]
         high = a + b
-        t = high - a
-        error = (a - (high - t)) + (b - t)
+        error = two_sum_error(a, b, high)
         low = error if low is None else error + (low[:, :half] + low[:, half:])
     total = high[:, 0] + 0.0
     rest = torch.zeros_like(total) if low is None else low[:, 0]
     return total, torch.where(total.isfinite(), rest, 0.0)
-
-
-def _product_error(x: torch.Tensor, y: torch.Tensor, product: torch.Tensor) -> torch.Tensor:
-    """x * y - product, exactly, but for products near the ends of float64's range."""
-    x_high, y_high = _upper(x), _upper(y)
-    x_low, y_low = x - x_high, y - y_high
-    return x_low * y_low - (((product - x_high * y_high) - x_low * y_high) - x_high * y_low)
-
-
-def _upper(x: torch.Tensor) -> torch.Tensor:
-    """The upper 26 bits of float64."""
-    scaled = _SPLIT * x
-    return scaled - (scaled - x)
