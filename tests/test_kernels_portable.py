@@ -5,10 +5,13 @@ In float64, in float32 as for devices without float64, and so with subnormal num
 
 import itertools
 from contextlib import contextmanager, nullcontext
+from importlib import resources
 
 import numpy as np
 import pytest
 import torch
+import yaml
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from weighbridge.kernels import portable
 from weighbridge.kernels.decoders import DECODERS
@@ -255,3 +258,37 @@ def test_the_processor_takes_only_what_does_not_suit_float32():
     tile._host.run = lambda items, addresses: filled.extend(items[:, 1].tolist()) or fill(items, addresses)
     tile.finish(lambda tensors: host[tensors], 1)
     assert filled == [CHUNK]
+
+
+class Operations(TorchDispatchMode):
+    """Within, the operations are noted that torch is asked for."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.add(function._schema.name.removeprefix("aten::") + "." + function._schema.overload_name)
+        return function(*args, **kwargs or {})
+
+
+def test_mps_has_every_operation():
+    """By torch's own list of what it has kernels of. There is no such GPU to try it on."""
+    listed = yaml.safe_load(
+        resources.files("torchgen").joinpath("packaged/ATen/native/native_functions.yaml").read_text()
+    )
+    functions = {each["func"].partition("(")[0]: each for each in listed}
+    rng = np.random.default_rng(58)
+    with Operations() as used:
+        for code in CODES:
+            sizes = [5, 1024, 3000]
+            stack = [[random_tensor(code, size, rng) for _ in range(2)] for size in sizes]
+            tile = BACKENDS["float32"].tile([code, code], sizes, TWO)
+            for task in tile.tasks():
+                tile.run(task, np.array([[operand.ctypes.data for operand in tensor] for tensor in stack]))
+    assert len(used.names) > 20
+    for name in used.names:
+        function = functions[name.removesuffix(".")]
+        function = functions[function.get("structured_delegate", name.removesuffix("."))]
+        keys = ",".join(function.get("dispatch", ["Composite"]))
+        assert "MPS" in keys or "Composite" in keys, name
