@@ -52,8 +52,10 @@ ARITHMETICS = ("cpu", "gpu-float64", "gpu-float32", PORTABLE, _PORTABLE_FLOAT32)
 """What `arithmetic` tells apart."""
 _WITH_FLOAT64 = ("portable:cpu", "portable:cuda")
 
-_FORM = re.compile(r"auto|cpu|mps|(?:cuda|xpu)(?::\d+)?|portable(?::(?:cpu|mps|(?:cuda|xpu)(?::\d+)?))?")
+_GPUS = r"(?:cuda|xpu)(?::(?:0|[1-9][0-9]*))?"
+_FORM = re.compile(rf"auto|cpu|mps|{_GPUS}|portable(?::(?:cpu|mps|{_GPUS}))?")
 _SPELLINGS = "auto, cpu, cuda, cuda:N, xpu, xpu:N, mps, portable, portable:NAME"
+_warned: set[str] = set()
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?)(i?)B?\s*", re.IGNORECASE)
 
 # What the rule of `auto` goes by. Measured, see benchmarks/results: `all_pairs` ran at 3.4 G pair-elements a second and
@@ -134,7 +136,8 @@ def choose(device: str, batches: Sequence[Batch], pairs: int, threads: int | Non
         batches: what is to be done.
         pairs: P, of every tensor.
         threads: as for `execute`.
-        say: told in a sentence where something else is taken than one would think.
+        say: told in a sentence where `auto` would take a GPU and cannot. That a GPU which was asked for cannot run the
+            fused kernels is a warning in the log "weighbridge", which by default goes to stderr: it is slower by far.
     Raises:
         OptionError: it is no device.
         DeviceError: it is not there, or cannot be used; says why.
@@ -153,7 +156,8 @@ def choose(device: str, batches: Sequence[Batch], pairs: int, threads: int | Non
         except DeviceError as error:
             found, reasons = [], [str(error).rstrip(".")]
         if reasons:
-            _tell(say, f"computing on the processor, for a GPU is not to be used: {reasons[0]}")
+            if say is not None:
+                say(f"computing on the processor, for a GPU is not to be used: {reasons[0]}")
             return []
         return _alike(found)
     if device.startswith("portable"):
@@ -165,7 +169,7 @@ def choose(device: str, batches: Sequence[Batch], pairs: int, threads: int | Non
         # One that cannot run the fused kernels decides for all: bits would depend on who takes a tensor.
         if (reason := _why_not_fused(name)) is not None:
             what = name if len(cards) == 1 else f"all of {cards[0]} to {cards[-1]}"
-            _tell(say, f"computing with plain torch operations on {what}, which is slower: {reason}")
+            _warn(f"computing with plain torch operations on {what}, which is slower: {reason}")
             return _portable(device)
     return _alike([Device(name, FUSED) for name in cards])
 
@@ -248,9 +252,13 @@ def nvidia_gpu_exists(root: Path = Path("/")) -> bool:
     return any((root / "dev").glob("nvidia[0-9]*")) or (root / "dev/dxg").exists()  # the latter under Windows
 
 
-def _tell(say: Say | None, text: str) -> None:
-    if say is not None:
-        say(text)
+def _warn(text: str) -> None:
+    """Once in a process: each pass of a run chooses anew."""
+    import logging
+
+    if text not in _warned:
+        _warned.add(text)
+        logging.getLogger("weighbridge").warning(text)
 
 
 def _torch() -> Any:

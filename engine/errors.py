@@ -8,6 +8,7 @@ __all__ = [
     "CheckpointNotFoundError",
     "ClusterError",
     "DeviceError",
+    "DeviceMemoryError",
     "DtypeError",
     "FormatError",
     "HubError",
@@ -51,6 +52,10 @@ class KernelError(WeighbridgeError):
 
 class DeviceError(WeighbridgeError):
     """A device that is not there, cannot compute what is asked, or has too little memory."""
+
+
+class DeviceMemoryError(DeviceError):
+    """A device that has too little memory for a tensor in all operands that are to be compared."""
 
 
 class RulesError(WeighbridgeError):

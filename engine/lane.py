@@ -29,7 +29,7 @@ from ..kernels.portable import WORKSPACE_BYTES
 from ..kernels.sums import CHUNK
 from ..kernels.wanted import Wanted
 from .devices import PORTABLE, Device, first_sentence
-from .errors import DeviceError
+from .errors import DeviceError, DeviceMemoryError
 from .packing import ALIGNMENT, Packed, Packing, packed_bytes
 from .plan import Batch
 from .reading import Files
@@ -41,6 +41,7 @@ from .transport import Slot, free_bytes, transport
 __all__ = ["Job", "Lane", "Take", "Tell"]
 
 _SPARE = 4  # buffers beyond one for each reader: one being copied, one being computed, two waiting
+_FULL = ("out of memory", "can't allocate memory")  # the latter torch says of the host's
 _SLOTS = 3  # of a chunk and column, on the backend that has most: of two strips, and for what they come to
 
 Take = Callable[[bool], Share | None]
@@ -127,7 +128,8 @@ class Lane:
             raise self._failed(error) from error
         margin = max(free // 16, 256 << 20)  # for the context's own needs, and what others allocate meanwhile
         self._budget = limits.device_bytes if limits.device_bytes is not None else max(free - margin, free // 2)
-        self._budget -= min(WORKSPACE_BYTES, self._budget // 2) if device.backend == PORTABLE else 0
+        self._workspace = min(WORKSPACE_BYTES, self._budget // 2) if device.backend == PORTABLE else 0
+        self._budget -= self._workspace
         self._ring = Ring(self._transport, self._budget // 2)
         self._buffers = limits.buffers or job.readers + _SPARE
         self._buffer_bytes = max(1, min(limits.buffer_bytes, self._ring.room_bytes // self._buffers))
@@ -149,7 +151,8 @@ class Lane:
             shares: all that there are, of which this device takes some: its buffers serve any of them.
             take, tell: see there.
         Raises:
-            DeviceError: there is too little memory for one tensor and the smallest ring, or the device failed.
+            DeviceMemoryError: there is too little memory for one tensor and the smallest ring.
+            DeviceError: the device failed.
             ReadError: a file cannot be read.
         """
         self._shares, self._tell = shares, tell
@@ -284,12 +287,12 @@ class Lane:
             self._tell((run.share.batch, sums))
 
     def _smaller(self, share: Share, error: BaseException) -> list[Share]:
-        """Halve the ring and the share; raise DeviceError where neither can be."""
+        """Halve the ring and the share; raise DeviceMemoryError where neither can be."""
         can_halve = self._buffer_bytes > self._job.limits.least_bytes
         if not can_halve and len(share.batch.members) == 1:
             tensor = share.batch.members[0]
             nbytes = bytes_of(share.batch, self._job.ways)
-            raise DeviceError(
+            raise DeviceMemoryError(
                 f'{self.device.name} has too little memory for tensor "{tensor.operands[-1].name}" of '
                 f"{nbytes:,} bytes even with buffers of {self._buffer_bytes:,} ({first_sentence(error)}); "
                 "free some, raise --device-memory, or use --device cpu."
@@ -302,12 +305,12 @@ class Lane:
         """Buffers that serve every share, whichever of them this device takes.
 
         Raises:
-            DeviceError: one chunk of all operands needs more than there may be.
+            DeviceMemoryError: one chunk of all operands needs more than there may be.
         """
         sizes = [_buffers_of(share, self._buffer_bytes) for share in self._shares]
         nbytes = max(size for size, _ in sizes)
         if nbytes > self._ring.room_bytes:
-            raise DeviceError(
+            raise DeviceMemoryError(
                 f"{self.device.name} would need a buffer of {nbytes:,} bytes for one chunk of all operands and may use "
                 f"{self._ring.room_bytes:,}; raise --device-memory, or use --device cpu."
             )
@@ -320,7 +323,9 @@ class Lane:
         if run.over or (slot := self._ring.take()) is None:
             return None
         try:
-            return slot, packing.fill(task, slot.array)
+            packed = packing.fill(task, slot.array)
+            self._job.files.check_mapped()  # what follows a page that is missing is not worth sending
+            return slot, packed
         except BaseException:
             self._ring.give(slot)
             raise
@@ -330,7 +335,11 @@ class Lane:
         job, batch = self._job, run.share.batch
         with self._transport.computing():
             make = partial(
-                self.device.kernels.Tile, device=self.device.name, wanted=job.wanted, float64=self.device.float64
+                self.device.kernels.Tile,
+                device=self.device.name,
+                wanted=job.wanted,
+                float64=self.device.float64,
+                workspace_bytes=self._workspace,
             )
             run.tile = tiles_of(batch, job.ways, make)
         itemsizes = run.tile.itemsizes
@@ -385,4 +394,6 @@ def _buffers_of(share: Share, most: int) -> tuple[int, int]:
 def _is_out_of_memory(error: BaseException) -> bool:
     import torch
 
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error)
+    return isinstance(error, RuntimeError) and (
+        isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _FULL)
+    )

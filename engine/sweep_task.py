@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from .checkpoint import Checkpoint
-from .errors import DeviceError, ReadError, WeighbridgeError
+from .errors import DeviceError, DeviceMemoryError, ReadError, WeighbridgeError
 from .formats import open_checkpoint
 from .formats.shard import digest
 from .ledger import Ledger, LedgerRow, require_matches
@@ -163,6 +163,7 @@ def _computed(
     """Each other with its rows; where a pass fails it is halved until the one that spoils it stands alone.
 
     Each half opens its others anew: what has changed while it was read may be whole now, or say better what is wrong.
+    Halves are also what a device has room for that has none for a tensor of the base and all its others.
     """
     from .blocked import compare_batch
     from .row_table import comparison_table, parquet_bytes
@@ -185,7 +186,7 @@ def _computed(
             say=say,
             **settings.on_device,
         )
-    except ReadError as error:
+    except (ReadError, DeviceMemoryError) as error:
         if len(ledgers) > 1:
             left = [other for other, _ in ledgers]
             for half in (left[: len(left) // 2], left[len(left) // 2 :]):

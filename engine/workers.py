@@ -7,6 +7,7 @@ nothing is shared, so a death is the end of one pipe.
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -170,6 +171,7 @@ def _serve(pipe: Connection[Any, Any]) -> None:
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
+    logging.getLogger("weighbridge").setLevel(logging.ERROR)  # the parent has warned already
     pipe.send(None)
     while True:
         try:

@@ -25,6 +25,8 @@ class DeviceTile:
         device: a torch device, or its name.
         wanted: as for `cpu.Tile`.
         float64, force: see the backends.
+        workspace_bytes: what temporary tensors of `run` may take on the device, of a backend that has any; None: as
+            much as suits it.
     Raises:
         KeyError: a dtype has no decoder; the engine leaves such tensors out beforehand.
     """
@@ -41,13 +43,14 @@ class DeviceTile:
         wanted: Wanted = Wanted.ALL,
         float64: bool | None = None,
         force: bool = False,
+        workspace_bytes: int | None = None,
     ) -> None:
         import torch
 
         self._host = cpu.Tile(codes, elements, pairs, wanted=wanted, force=force)
         self.decoders, self.itemsizes = self._host.decoders, self._host.itemsizes
         self.elements, self.pairs, self.items = self._host.elements, self._host.pairs, self._host.items
-        self.device, self._float64 = torch.device(device), float64
+        self.device, self._float64, self._workspace = torch.device(device), float64, workspace_bytes
         self._make_slots()
 
     def _make_slots(self) -> None:

@@ -91,6 +91,18 @@ def test_a_device_that_does_not_compute_is_a_sentence(monkeypatch):
     assert str(caught.value) == "xpu:0 cannot be used: Native API failed; use --device cpu."
 
 
+def test_a_full_device_has_float64_all_the_same(monkeypatch):
+    import torch
+
+    def full(*args, **options):
+        raise torch.OutOfMemoryError("full")
+
+    monkeypatch.setattr(torch, "ones", full)
+    assert portable.has_float64("cuda:0")
+    with pytest.raises(torch.OutOfMemoryError):
+        portable.has_float64("xpu:0")
+
+
 @pytest.mark.parametrize("error", [MPS, RuntimeError("Required aspect fp64 is not supported on the device")])
 def test_whether_a_device_has_float64(monkeypatch, error):
     import torch
@@ -180,19 +192,30 @@ def test_torch_that_cannot_be_imported(monkeypatch):
         choose("cuda", [], 1, None, None)
 
 
-def test_cuda_without_triton_computes_with_torch_and_says_so(monkeypatch):
-    said = []
-    found = chosen(monkeypatch, "cuda:1", FakeTorch(2), fused="Triton is not installed", said=said)
-    assert found == [Device("cuda:1", PORTABLE, True)]
-    assert said == ["computing with plain torch operations on cuda:1, which is slower: Triton is not installed"]
+@pytest.fixture
+def warnings(monkeypatch, caplog):
+    """What the log is told, as in a process that begins."""
+    monkeypatch.setattr(devices, "_warned", set())
+    return caplog
 
 
-def test_a_gpu_that_cannot_run_the_kernels_decides_for_all(monkeypatch):
+def test_cuda_without_triton_computes_with_torch_and_says_so(monkeypatch, warnings):
+    """Once, though each pass of a run chooses."""
+    for _ in range(2):
+        found = chosen(monkeypatch, "cuda:1", FakeTorch(2), fused="Triton is not installed")
+        assert found == [Device("cuda:1", PORTABLE, True)]
+    assert warnings.messages == [
+        "computing with plain torch operations on cuda:1, which is slower: Triton is not installed"
+    ]
+
+
+def test_a_gpu_that_cannot_run_the_kernels_decides_for_all(monkeypatch, warnings):
     """Fused kernels on one GPU and torch on the other would give bits that depend on who takes a tensor."""
-    said = []
-    found = chosen(monkeypatch, "cuda", FakeTorch(3), fused=lambda name: "old" if name == "cuda:1" else None, said=said)
+    found = chosen(monkeypatch, "cuda", FakeTorch(3), fused=lambda name: "old" if name == "cuda:1" else None)
     assert found == [Device(f"cuda:{n}", PORTABLE, True) for n in range(3)]
-    assert said == ["computing with plain torch operations on all of cuda:0 to cuda:2, which is slower: old"]
+    assert warnings.messages == [
+        "computing with plain torch operations on all of cuda:0 to cuda:2, which is slower: old"
+    ]
 
 
 # auto
@@ -284,7 +307,10 @@ def test_whether_there_is_a_gpu(monkeypatch, tmp_path):
 # Options
 
 
-@pytest.mark.parametrize("text", ["gpu", "cuda:", "cuda:x", "CUDA", "cpu:0", "portable:", "portable:foo", "", "auto "])
+@pytest.mark.parametrize(
+    "text",
+    ["gpu", "cuda:", "cuda:x", "CUDA", "cpu:0", "portable:", "portable:foo", "", "auto ", "cuda:01", "cuda:\u0661"],
+)
 def test_no_such_device(text):
     with pytest.raises(OptionError, match=r"there is no device .* \(--device\); choose from auto, cpu, cuda, cuda:N"):
         check_device(text)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from test_kernels_accuracy import CANCELLING, RANGES
 
-from weighbridge.kernels import gpu
+from weighbridge.kernels import gpu, reference
 from weighbridge.kernels.decoders import DECODERS
 from weighbridge.kernels.gpu import tile as launcher
 from weighbridge.kernels.gpu.available import interpreted
@@ -259,6 +259,21 @@ def test_every_pair_of_8_bit_values():
     values[[0x7F, 0xFF]] = 0
     x, y = np.repeat(values, 256), np.tile(values, 256)
     check_against_reference(tile_sums, [[x, y]], ["F8_E4M3", "F8_E4M3"])
+
+
+@both
+@pytest.mark.parametrize("code", [code for code in CODES if DECODERS[code].itemsize <= 2])
+def test_every_pattern_of_a_narrow_dtype(backend, code):
+    """Beside the same values in a wide dtype none differs but NaN; interpreted of 16 bits some of every exponent."""
+    itemsize = DECODERS[code].itemsize
+    patterns = np.arange(256**itemsize, dtype=f"u{itemsize}")[:: 31 if itemsize == 2 and interpreted() else 1].copy()
+    values = reference.decode(patterns.view(np.uint8), code).astype(np.float64)
+    wide, dtype = ("F32", np.float32) if backend is in_float32 else ("F64", np.float64)
+    with np.errstate(invalid="ignore"):  # signalling NaN
+        beside = values.astype(dtype)
+    selfs, pairs = run(backend, [[patterns.view(np.uint8), beside.view(np.uint8)]], [code, wide], [(0, 1)])
+    assert pairs[0, 0, 4] == np.isnan(values).sum()
+    assert selfs[0, :, 5].tolist() == [(~np.isfinite(values)).sum()] * 2
 
 
 def test_same_bits_in_tasks_of_any_size():

@@ -105,6 +105,7 @@ def test_mixed_dtypes(backend, codes):
     check_against_reference(backend, [[random_tensor(code, 1500, rng) for code in codes]], codes)
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("code", ["F64", "F32"])
 def test_specials_stay_in_their_tensor(backend, code):
     rng = np.random.default_rng(52)
@@ -118,6 +119,8 @@ def test_specials_stay_in_their_tensor(backend, code):
     clean = sums()
     for row, value in ((1, np.nan), (2, np.inf)):
         stack[row][0].view(dtype)[77] = value
+    exponent, width = {"F64": (0x7FF, 52), "F32": (0xFF, 23)}[code]
+    stack[1][1].view(f"u{stack[1][1].size // 900}")[:] = (exponent << width) + 1  # signalling
     check_against_reference(backend, stack, [code, code])
     assert same_bits([part[::3].copy() for part in clean], [part[::3].copy() for part in sums()])
 
@@ -232,6 +235,23 @@ def test_float32_does_for_every_dtype_that_it_holds(backend, code):
     base = random_tensor(code, 70_001, rng)
     tensor = [base, nearby(base, code, rng)]
     check(on_the_device(backend, tensor, [code, code]), exact([tensor], [code, code]))
+
+
+def test_temporary_tensors_are_as_large_as_they_may(monkeypatch):
+    """Rows of all operands: as many as the bytes are for, and at least one."""
+    taken = []
+    piece = portable.Tile._run_piece
+    monkeypatch.setattr(
+        portable.Tile, "_run_piece", lambda self, *args: taken.append(len(args[0])) or piece(self, *args)
+    )
+    rng = np.random.default_rng(59)
+    tensor = [random_tensor("F8_E4M3", 3 * CHUNK, rng) for _ in range(2)]
+    for workspace_bytes, rows in ((None, [3]), (2 * 96 * 2 * CHUNK, [2, 1]), (1, [1, 1, 1])):
+        tile = BACKENDS["float64"].tile(["F8_E4M3"] * 2, [3 * CHUNK], TWO, workspace_bytes=workspace_bytes)
+        for task in tile.tasks():
+            tile.run(task, np.array([[operand.ctypes.data for operand in tensor]]))
+        assert taken == rows
+        taken.clear()
 
 
 def test_the_processor_takes_only_what_does_not_suit_float32():

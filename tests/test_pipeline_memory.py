@@ -66,7 +66,14 @@ def test_each_time_buffers_are_half(tensors, usual, monkeypatch, slots):
     assert max(slots[:1]) > 3_000_000 and max(slots[-1:]) <= 1 << 20
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("full"), RuntimeError("CUDA error: out of memory")])
+FULL = [
+    torch.OutOfMemoryError("full"),
+    RuntimeError("CUDA error: out of memory"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you ..."),
+]
+
+
+@pytest.mark.parametrize("error", FULL, ids=["device", "pinned", "host"])
 def test_buffers_that_cannot_be_had(tensors, usual, monkeypatch, error):
     """Pinned memory of the host that is not to be had is an error of another class."""
     stand_in(monkeypatch)

@@ -165,3 +165,40 @@ def test_rows_are_returned_where_there_is_no_folder(folder, good_rows):
     assert {outcome.table for outcome in outcomes} >= set(good_rows.values())
     with pytest.raises(weighbridge.WeighbridgeError, match="needs a folder"):
         run_sweep(plan)
+
+
+ON_DEVICE = {"device": "portable:cpu"}
+
+
+def test_a_pass_that_does_not_fit_a_device_is_halved(folder, monkeypatch):
+    """A chunk of the base and two others does, and three not; the rows are those of one pass."""
+    monkeypatch.chdir(folder)
+    weighbridge.sweep("base.safetensors", others(folder), out=folder / "out", **ON_DEVICE)
+    at_once = rows(folder)
+    shutil.rmtree(folder / "out")
+    plan = plan_sweep("base.safetensors", others(folder), out=folder / "out", device_memory="4MB", **ON_DEVICE)
+    assert len(plan.tasks) == 1
+    assert [outcome.status for outcome in run_sweep(plan)] == ["done"] * 5
+    assert rows(folder) == at_once
+
+
+def test_an_other_that_does_not_fit_a_device_is_the_only_one_that_fails(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    names = others(folder)
+    save_file({name: a.astype("f8") for name, a in load_file(names[2]).items()}, names[2])
+    weighbridge.sweep("base.safetensors", names[:2] + names[3:], out=folder / "out", **ON_DEVICE)
+    expected = rows(folder)
+    shutil.rmtree(folder / "out")
+    plan = plan_sweep("base.safetensors", names, out=folder / "out", device_memory="3MB", **ON_DEVICE)
+    require_only_the_third_failed(folder, run_sweep(plan), "^cpu would need a buffer of 786,432 bytes", expected)
+
+
+def test_a_file_whose_name_is_an_error_of_the_device(folder, good_rows):
+    """What is wrong with a file is not taken for what is wrong with a device, whatever the file is called."""
+    name = "CUDA error: out of memory.safetensors"
+    (folder / "o-3.safetensors").rename(folder / name)
+    names = others(folder)
+    plan = plan_sweep("base.safetensors", [*names[:2], name], out=folder / "out", io="pread", **ON_DEVICE)
+    outcomes = run_sweep(plan, progress=Meanwhile(lambda: truncated(folder / name)))
+    assert [outcome.status for outcome in outcomes] == ["done", "done", "failed"]
+    assert re.search("cut short|ends at byte", outcomes[2].reason)

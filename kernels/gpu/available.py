@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
@@ -44,9 +45,7 @@ def available(device: torch.device | str = "cuda") -> str | None:
 
     It does not raise, whatever the device or the driver.
     """
-    try:
-        found = version("triton")
-    except PackageNotFoundError:
+    if (found := _installed()) is None:
         return "Triton is not installed"
     if tuple(int(part) for part in found.split(".")[:2]) < OLDEST_TRITON:
         return f"Triton {found} is installed and {'.'.join(map(str, OLDEST_TRITON))} is the oldest that serves"
@@ -72,6 +71,14 @@ def available(device: torch.device | str = "cuda") -> str | None:
     if major < 8:
         return f"{torch.cuda.get_device_name(device)} has compute capability {major}.{minor} and the kernels need 8.0"
     return _why_not_started()
+
+
+def _installed() -> str | None:
+    """Triton's version; nightly builds of torch bring it under another name."""
+    for name in ("triton", "pytorch-triton"):
+        with suppress(PackageNotFoundError):
+            return version(name)
+    return None
 
 
 def _why_not_started() -> str | None:

@@ -165,7 +165,7 @@ def self_slots(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         (..., SELF_SLOTS) float64 and (...) bool.
     """
-    wide = numbers.astype(np.float64)
+    wide = _wide(numbers)
     size, total, squares = (wide[..., k : k + 3] for k in (0, 3, 6))
     bound, largest, scale, suits = (wide[..., k] for k in range(9, 13))
     high, low, lost = _unscaled(total, scale)
@@ -183,7 +183,7 @@ def self_slots(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def pair_slots(numbers: np.ndarray) -> np.ndarray:
     """The slots of pairs likewise; the processor fills those of which it fills an operand's."""
-    wide = numbers.astype(np.float64)
+    wide = _wide(numbers)
     size, squares, dot = (wide[..., k : k + 3] for k in (0, 3, 6))
     bound, most, rest, differing, scale, dot_scale = (wide[..., k] for k in range(9, 15))
     high, low, lost = _unscaled(dot, dot_scale)
@@ -197,6 +197,11 @@ def pair_slots(numbers: np.ndarray) -> np.ndarray:
         differing,
     ]
     return np.stack(slots, axis=-1)
+
+
+def _wide(numbers: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore"):  # max|x| may be a signalling NaN, which the processor sees to
+        return numbers.astype(np.float64)
 
 
 def _at(number: np.ndarray, scale: np.ndarray) -> np.ndarray:

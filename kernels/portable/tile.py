@@ -21,9 +21,9 @@ __all__ = ["TASK_BYTES", "WORKSPACE_BYTES", "Tile", "has_float64"]
 TASK_BYTES = 32 << 20
 
 WORKSPACE_BYTES = 96 << 20
-"""About what temporary tensors of `run` take on the device: ten of `_PIECE` elements in float64, and copies."""
+"""What temporary tensors of `run` may take on the device where nothing else is said."""
 
-_PIECE = 1 << 20  # elements of all operands decoded at a time
+_ELEMENT_BYTES = 96  # of them for an element of any operand: ten float64, and copies
 _SHORTEST = 1024  # rows are padded to this many elements or a larger power of two
 
 
@@ -35,8 +35,12 @@ def has_float64(device: torch.device | str) -> bool:
     """
     import torch
 
+    if torch.device(device).type in ("cpu", "cuda"):
+        return True  # whatever a full one answers
     try:
         torch.ones(1, dtype=torch.float64, device=device).sum().item()
+    except torch.OutOfMemoryError:
+        raise
     except (TypeError, RuntimeError):  # MPS raises the one, XPU the other
         torch.ones(1, dtype=torch.float32, device=device).sum().item()
         return False
@@ -52,6 +56,7 @@ class Tile(DeviceTile):
         float64: whether the device computes in float64; None: it is asked. Without, what float32 does not hold, or not
             well, is computed on the processor when the tile is finished.
         force: as for `cpu.Tile`; every dot product here is compensated, so it makes no difference.
+        workspace_bytes: by default `WORKSPACE_BYTES`; a chunk of all operands is taken at a time whatever it says.
     Raises:
         KeyError: a dtype has no decoder; the engine leaves such tensors out beforehand.
     """
@@ -81,11 +86,12 @@ class Tile(DeviceTile):
         Returns:
             The bytes that were taken.
         """
+        most = (WORKSPACE_BYTES if self._workspace is None else self._workspace) // _ELEMENT_BYTES
         starts = addresses[items[:, 0]] + items[:, 1, None] * self.itemsizes
         padded = np.maximum(_SHORTEST, 1 << np.ceil(np.log2(np.maximum(items[:, 2], 1))).astype(np.int64))
         for width in np.unique(padded).tolist():
             rows = np.flatnonzero(padded == width)
-            step = max(1, _PIECE // (width * len(self.decoders)))
+            step = max(1, most // (width * len(self.decoders)))
             for first in range(0, len(rows), step):
                 piece = rows[first : first + step]
                 self._run_piece(items[piece], starts[piece], width, arena)

@@ -28,7 +28,7 @@ class ArenaTile(cpu.Tile):
 
     alone = True
 
-    def __init__(self, codes, elements, pairs, device, *, wanted=Wanted.ALL, float64=None, force=False):
+    def __init__(self, codes, elements, pairs, device, *, wanted=Wanted.ALL, force=False, **options):
         assert isinstance(device, str)
         super().__init__(codes, elements, pairs, wanted=wanted, force=force)
         self._part = self.parts(1, slot_bytes=1 << 40)  # one for all items: a device's tile has no parts
