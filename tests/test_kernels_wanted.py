@@ -44,7 +44,16 @@ def portable_sums(addresses, codes, elements, pairs, **options):
     return tile.finish(lambda tensors: addresses[tensors], 1)
 
 
-@pytest.fixture(params=[*BACKENDS.values(), portable_sums], ids=[*BACKENDS, "portable"])
+def slow_on_a_gpu(backend):
+    """Each set has kernels of its own there: 1,300 in this file, more than all other tests together need."""
+    return (
+        pytest.param(*backend.values, marks=[*backend.marks, pytest.mark.slow])
+        if hasattr(backend, "marks")
+        else backend
+    )
+
+
+@pytest.fixture(params=[*map(slow_on_a_gpu, BACKENDS.values()), portable_sums], ids=[*BACKENDS, "portable"])
 def backend(request):
     return request.param
 
