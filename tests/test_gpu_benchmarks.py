@@ -1,8 +1,10 @@
 """The questions about GPUs, tried out on the processor: they run, check their answers, and record nothing that way."""
 
+import importlib.util
 import os
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +67,55 @@ def test_a_wrong_answer_is_not_timed(tmp_path, question):
     assert done.returncode == 1
     assert f"FAILED   {question}" in done.stdout and "sum_abs_diff" in done.stdout
     assert " / " not in done.stdout.split("\n\n")[-1]  # no figure
+
+
+def test_a_figure_that_fails_leaves_the_others(tmp_path):
+    code = (
+        "import sys, weighbridge.kernels.portable as p\n"
+        "finish = p.Tile.finish\n"
+        "def broken(self, *a):\n"
+        "    assert self.decoders[0].code != 'F32'\n"
+        "    return finish(self, *a)\n"
+        "p.Tile.finish = broken\n"
+        f"sys.path.insert(0, {str(BENCHMARKS / 'gpu')!r})\n"
+        "import run; sys.exit(run.main())"
+    )
+    done = ask(tmp_path, "--only", "resident_pair", code=code)
+    assert done.returncode == 1
+    table = done.stdout.split("\n\n")[-1].splitlines()[2:]
+    assert [line.split(" / ")[0].split(", ")[-1] for line in table] == ["BF16", "F8_E4M3", "figure 1"]
+    assert table[-1].startswith("FAILED   resident_pair")
+
+
+@pytest.fixture
+def runner(tmp_path, monkeypatch):
+    """`run.py` beside tests that are not ours."""
+    spec = importlib.util.spec_from_file_location("run", BENCHMARKS / "gpu" / "run.py")
+    run = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(run)
+    (tmp_path / "tests").mkdir()
+    monkeypatch.setattr(run, "ROOT", tmp_path)
+    monkeypatch.setattr(run, "_WORKERS", 2)
+    return run
+
+
+@pytest.mark.parametrize(
+    ("body", "seconds", "told"),
+    [("pass", 300, None), ("assert False", 300, "pytest ended with 1"), ("time.sleep(600)", 5, "cut off after 5 s")],
+)
+def test_the_tests_that_need_a_gpu_are_run_and_cut_off(runner, tmp_path, body, seconds, told):
+    test = f"import time, pytest\n@pytest.mark.gpu\ndef test_it():\n    {body}\n"
+    slow = "\n@pytest.mark.gpu\n@pytest.mark.slow\ndef test_slow():\n    assert False\n"
+    (tmp_path / "tests" / "test_kernels_mine.py").write_text(test + slow + "\ndef test_other():\n    assert False\n")
+    (tmp_path / "tests" / "test_other.py").write_text("import what_is_not_installed_there\n")
+    assert runner._test(seconds) == told
+
+
+def test_the_tests_that_need_a_gpu_are_all_found(runner):
+    for path in Path(__file__).parent.glob("test_*.py"):
+        text = path.read_text()
+        if path != Path(__file__) and ("mark.gpu" in text or "BACKENDS" in text):
+            assert any(fnmatch(path.name, pattern) for pattern in runner.TESTS), path
 
 
 def test_all_questions_are_asked_and_have_words():

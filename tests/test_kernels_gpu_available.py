@@ -42,8 +42,8 @@ def test_triton_is_missing_or_too_old(gpu, monkeypatch):
 
     monkeypatch.setattr(available, "version", missing)
     assert asked("cuda:0") == "Triton is not installed"
-    monkeypatch.setattr(available, "version", lambda name: "3.3.1")
-    assert asked("cuda:0") == "Triton 3.3.1 is installed and 3.4 is the oldest that serves"
+    monkeypatch.setattr(available, "version", lambda name: "3.5.1")
+    assert asked("cuda:0") == "Triton 3.5.1 is installed and 3.6 is the oldest that serves"
 
 
 def test_the_gpu_is_missing_or_too_old(gpu, monkeypatch):

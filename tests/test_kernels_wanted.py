@@ -51,7 +51,16 @@ PORTABLE = {
 }
 
 
-@pytest.fixture(params=[*BACKENDS.values(), *PORTABLE.values()], ids=[*BACKENDS, *PORTABLE])
+def slow_on_a_gpu(backend):
+    """Each set has kernels of its own there: 1,300 in this file, more than all other tests together need."""
+    return (
+        pytest.param(*backend.values, marks=[*backend.marks, pytest.mark.slow])
+        if hasattr(backend, "marks")
+        else backend
+    )
+
+
+@pytest.fixture(params=[*map(slow_on_a_gpu, BACKENDS.values()), *PORTABLE.values()], ids=[*BACKENDS, *PORTABLE])
 def backend(request):
     return request.param
 

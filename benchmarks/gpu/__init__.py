@@ -6,6 +6,6 @@ QUESTIONS = (
     "resident_all_pairs",
     "small_tensors",
     "bert_pairs",
-    "from_page_cache",
     "torch_formulas",
+    "from_page_cache",  # last: its files are 16 GiB, and a slow disk takes minutes for them
 )

@@ -16,7 +16,8 @@ and Σxy, as 1e-12 needs where they cancel, and rounding a product before it is 
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from .peak import double_instructions
 from .rig import COPY, Resident, Rig, check
@@ -28,7 +29,11 @@ OPERAND_BYTES = 256 << 20
 LIMIT = "arithmetic limit in float64, from the rate measured"
 
 
-def rows(rig: Rig) -> Iterator[Row]:
+def rows(rig: Rig) -> Iterator[Callable[[], Row]]:
+    yield partial(_row, rig)
+
+
+def _row(rig: Rig) -> Row:
     times = max(scaled(OPERAND_BYTES) // (2 * ELEMENTS), 1)
     data = [related("BF16", noise=0.002 * seed, seed=seed).other for seed in range(1, N + 1)]
     held = Resident(rig, "BF16", data, [times * ELEMENTS], PAIRS)
@@ -44,4 +49,4 @@ def rows(rig: Rig) -> Iterator[Row]:
     needed = times * ELEMENTS * (4 * len(PAIRS) + 3 * N)
     limit = [seconds * needed / count for seconds in measured.seconds[peak]]
     seconds = Times({**{name: measured.seconds[name] for name in (subject, COPY)}, LIMIT: limit})
-    yield rig.row("resident_all_pairs", seconds, against=LIMIT, asked=">= 0.5", ceiling=LIMIT, nbytes=held.nbytes)
+    return rig.row("resident_all_pairs", seconds, against=LIMIT, asked=">= 0.5", ceiling=LIMIT, nbytes=held.nbytes)

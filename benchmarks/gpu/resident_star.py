@@ -5,7 +5,8 @@ device's clock. Against: a copy that reads and writes as many bytes as the 17 ha
 the base takes part in 16 pairs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from weighbridge.kernels.decoders import DECODERS
 
@@ -17,9 +18,9 @@ OTHERS = 16
 OPERAND_BYTES = 1 << 30
 
 
-def rows(rig: Rig) -> Iterator[Row]:
+def rows(rig: Rig) -> Iterator[Callable[[], Row]]:
     for code, asked in ASKED.items():
-        yield _row(rig, code, asked)
+        yield partial(_row, rig, code, asked)
 
 
 def _row(rig: Rig, code: str, asked: str) -> Row:

@@ -5,7 +5,8 @@ Against: mean|x|, mean|y|, mean|x-y| and the cosine of the same two, in float32,
 after the other, and made one function by torch.compile. Results stay on the device.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 
@@ -21,7 +22,13 @@ def formulas(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return torch.stack([x.abs().mean(), y.abs().mean(), (x - y).abs().mean(), cosine])
 
 
-def rows(rig: Rig) -> Iterator[Row]:
+def rows(rig: Rig) -> Iterator[Callable[[], Row]]:
+    yield partial(_row, rig, "the notebook's formulas in torch", ">= 8", lambda: formulas)
+    if rig.is_cuda:
+        yield partial(_row, rig, "the same by torch.compile", ">= 1.0", lambda: torch.compile(formulas))
+
+
+def _row(rig: Rig, against: str, asked: str, made: Callable[[], Callable[..., torch.Tensor]]) -> Row:
     times = max(scaled(OPERAND_BYTES) // (4 * ELEMENTS), 1)
     block = related("F32")
     held = Resident(rig, "F32", block, [times * ELEMENTS], [(1, 0)])
@@ -31,14 +38,9 @@ def rows(rig: Rig) -> Iterator[Row]:
     check(pairs[0], wanted[1])
     half = held.nbytes // 2
     y, x = (held.arena[n * half : (n + 1) * half].view(torch.float32) for n in range(2))
-    runs = {"the notebook's formulas in torch": lambda: formulas(x, y)}
-    if rig.is_cuda:
-        compiled = torch.compile(formulas)
-        runs["the same by torch.compile"] = lambda: compiled(x, y)
+    printed = made()
     delta = wanted[1][0, 0] / (times * ELEMENTS)
-    for run in runs.values():
-        assert abs(float(run()[2]) / delta - 1) < 1e-3
-    subject = "all eleven sums"
-    seconds = rig.in_turn({subject: held.run, **runs, COPY: rig.copy_of(held.nbytes)})
-    for (against, _), asked in zip(runs.items(), (">= 8", ">= 1.0"), strict=False):
-        yield rig.row("torch_formulas", seconds, against=against, asked=asked, ceiling=COPY, nbytes=held.nbytes)
+    assert abs(float(printed(x, y)[2]) / delta - 1) < 1e-3
+    runs = {"all eleven sums": held.run, against: lambda: printed(x, y), COPY: rig.copy_of(held.nbytes)}
+    seconds = rig.in_turn(runs)
+    return rig.row("torch_formulas", seconds, against=against, asked=asked, ceiling=COPY, nbytes=held.nbytes)

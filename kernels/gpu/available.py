@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OLDEST_TRITON", "available", "fast_float64", "interpreted", "packs_halves"]
 
-OLDEST_TRITON = (3, 4)  # functions of constants, tuples in kernels; tested with 3.9
+OLDEST_TRITON = (3, 6)  # 3.4 and 3.5 do not compile the kernels; tested with 3.6 and 3.9
 
 # Compute capabilities with half of float32's rate for float64 (CUDA C++ Programming Guide, "Arithmetic Instructions"):
 # A100, H100 and H200, B200. All others from 8.0 on have 1/64 of it, B300 (10.3) among them.

@@ -18,6 +18,7 @@ __all__ = [
     "differ",
     "halves_of",
     "larger",
+    "larger_magnitude",
     "largest_half",
     "magnitude_ends",
     "magnitudes",
@@ -68,6 +69,15 @@ def largest_half(largest, first, second):
 def larger(x, y):
     """The larger of two float16, of both halves."""
     return tl.inline_asm_elementwise("max.f16x2 $0, $1, $2;", "=r,r,r", [x, y], dtype=tl.int32, is_pure=True, pack=1)
+
+
+@triton.jit
+def larger_magnitude(largest, x):
+    """The larger of a float32 and the magnitude of another; one instruction, of which Triton 3.6 makes two."""
+    return tl.inline_asm_elementwise(
+        "{ .reg .f32 size; abs.f32 size, $2; max.f32 $0, $1, size; }",
+        "=f,f,f", [largest, x], dtype=tl.float32, is_pure=True, pack=1,
+    )  # fmt: skip
 
 
 @triton.jit

@@ -15,7 +15,18 @@ import triton
 import triton.language as tl
 
 from . import constants
-from .halves import OFFSET, added_up, differ, halves_of, larger, largest_half, magnitudes, pattern, wide
+from .halves import (
+    OFFSET,
+    added_up,
+    differ,
+    halves_of,
+    larger,
+    larger_magnitude,
+    largest_half,
+    magnitudes,
+    pattern,
+    wide,
+)
 from .walk import block_of, words
 
 __all__ = ["no_packed_pairs", "no_packed_self", "packed_vector", "unpacked_pairs", "unpacked_self"]
@@ -82,7 +93,7 @@ def _add_pairs(sums, x, y):
         dot = tl.fma(x_wide, y_wide, dot)
         # Upper halves of float64 sort as the float32 of their bits do, which have a maximum of magnitudes.
         upper = ((x_wide - y_wide).to(tl.int64, bitcast=True) >> 32).to(tl.int32).to(tl.float32, bitcast=True)
-        largest = tl.maximum(largest, tl.abs(upper))
+        largest = larger_magnitude(largest, upper)
     return total, dot, largest, differing
 
 
@@ -92,11 +103,10 @@ def packed_vector(
     SELF_X: tl.constexpr, SELF_Y: tl.constexpr, PAIRS: tl.constexpr,
 ):  # fmt: skip
     """A step of 16 elements a thread, as `walk.vector`."""
-    first = start + tl.arange(0, THREADS) * WIDTH
-    x = _elements(block_of(arena, x_at, first, length, 1, False))
+    x = _elements(block_of(arena, x_at, start, length, WIDTH, 1, False))
     xs = _add_self(xs, x, SELF_X)
     if PAIRS:
-        y = _elements(block_of(arena, y_at, first, length, 1, False))
+        y = _elements(block_of(arena, y_at, start, length, WIDTH, 1, False))
         ys = _add_self(ys, y, SELF_Y)
         pairs = _add_pairs(pairs, x, y)
     return xs, ys, pairs

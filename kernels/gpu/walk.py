@@ -23,10 +23,10 @@ from .exact import added, bits_of
 from .halves import bfloat16_differ, magnitude_ends
 
 __all__ = [
+    "begin_of",
     "beside",
     "block_of",
     "columns_of",
-    "first_of",
     "no_pairs",
     "no_self",
     "place",
@@ -80,8 +80,8 @@ def columns_of(cell, A: tl.constexpr, B: tl.constexpr):
 
 
 @triton.jit
-def first_of(start, part, k, OWN: tl.constexpr, WIDTH: tl.constexpr, PARTS: tl.constexpr):
-    """The elements of the strip [THREADS] with which a load of OWN elements a thread begins.
+def begin_of(start, part, k, OWN: tl.constexpr, WIDTH: tl.constexpr, PARTS: tl.constexpr):
+    """The element of the strip with which the first thread begins a load of OWN elements; the next one OWN behind it.
 
     A step is THREADS * WIDTH elements: of a dtype of which a load brings WIDTH one load, of a wider one several, one
     behind the other. So a lane holds the same elements whatever its operand is paired with.
@@ -91,26 +91,30 @@ def first_of(start, part, k, OWN: tl.constexpr, WIDTH: tl.constexpr, PARTS: tl.c
         part: which of PARTS of the elements of each thread this is.
         k: the element of the part.
     """
-    lanes = tl.arange(0, THREADS)
     if OWN == WIDTH:
-        return start + part * (WIDTH // PARTS) + lanes * WIDTH
+        return start + part * (WIDTH // PARTS)
     else:
-        return start + (part * (WIDTH // PARTS // OWN) + k // OWN) * (THREADS * OWN) + lanes * OWN
+        return start + (part * (WIDTH // PARTS // OWN) + k // OWN) * (THREADS * OWN)
 
 
 @triton.jit
-def block_of(arena, at, first, length, ITEMSIZE: tl.constexpr, MASKED: tl.constexpr):
-    """int32 [A, THREADS, 4]: the 16 bytes of each operand that begin with element `first` [THREADS] of the strip.
+def block_of(arena, at, begin, length, OWN: tl.constexpr, ITEMSIZE: tl.constexpr, MASKED: tl.constexpr):
+    """int32 [A, THREADS * 4]: 16 bytes a thread of each operand, from element `begin` of the strip on, OWN apart.
 
-    MASKED: those behind the end are 0, and `first` need not begin a word if what is wanted ends with it.
+    Words are one axis, along which the threads of a warp come to lie. Had they a third one of their own, Triton 3.6
+    would give each of four operands eight threads of a warp: operands would go through shared memory to their pairs,
+    and `halves.added_up` would add up what is not of one sum.
+
+    MASKED: those behind the end are 0, and a load need not begin a word if what is wanted ends with it.
     """
-    word = first * ITEMSIZE // 4
-    places = arena + ((at[:, None] + word[None, :])[:, :, None] + tl.arange(0, 4)[None, None, :])
+    number = tl.arange(0, THREADS * 4)
+    first = begin + number // 4 * OWN
+    word = first * ITEMSIZE // 4 + number % 4
+    places = arena + (at[:, None] + word[None, :])
     if MASKED:  # an operand's last word may hold bytes behind its end, which belong to the arena
-        inside = (word[:, None] + tl.arange(0, 4)[None, :])[None, :, :] < (length * ITEMSIZE + 3) // 4
-        block = tl.load(places, mask=inside, other=0)
+        block = tl.load(places, mask=word[None, :] < (length * ITEMSIZE + 3) // 4, other=0)
         if ITEMSIZE < 4:
-            block >>= (first * ITEMSIZE % 4 * 8)[None, :, None]
+            block >>= (first * ITEMSIZE % 4 * 8)[None, :]
         return block
     else:
         return tl.load(places)
@@ -127,7 +131,7 @@ def words(block):
 
 @triton.jit
 def turned(block, RATIO: tl.constexpr):
-    """A block of a step [A, THREADS, 4] as the threads want it that have loaded an operand RATIO times as wide.
+    """A block of a step as the threads want it that have loaded an operand RATIO times as wide.
 
     Those loads bring one run of elements after the other, so each thread wants 1 / RATIO of 16 bytes of each of RATIO
     runs. It goes through shared memory.
@@ -143,27 +147,35 @@ def turned(block, RATIO: tl.constexpr):
 
 
 @triton.jit
-def beside(arena, at, block, first, length, CODE: tl.constexpr, RATIO: tl.constexpr, MASKED: tl.constexpr):
-    """The words of a narrow operand beside those of a wide one: of the block that is loaded, anew if MASKED."""
+def beside(
+    arena, at, block, begin, length,
+    OWN: tl.constexpr, CODE: tl.constexpr, RATIO: tl.constexpr, MASKED: tl.constexpr,
+):  # fmt: skip
+    """The words of a narrow operand beside those of a wide one, which has OWN elements in a load.
+
+    They are those of the block that is loaded; MASKED, they are loaded anew.
+    """
     if MASKED:
-        return words(block_of(arena, at, first, length, size_of(CODE), True))
+        return words(block_of(arena, at, begin, length, OWN, size_of(CODE), True))
     else:
         return turned(block, RATIO)
 
 
 @triton.jit
 def value(
-    words, first, length,
-    K: tl.constexpr, CODE: tl.constexpr, SCALED: tl.constexpr, MASKED: tl.constexpr, CAREFUL: tl.constexpr,
+    words, begin, length,
+    OWN: tl.constexpr, K: tl.constexpr, CODE: tl.constexpr,
+    SCALED: tl.constexpr, MASKED: tl.constexpr, CAREFUL: tl.constexpr,
 ):  # fmt: skip
     """Element K of 16 bytes as working type [A, THREADS], in units of `scale_of` the dtype where SCALED.
 
-    MASKED: elements behind the end are 0. CAREFUL: NaN of F8_E4M3 is read as NaN.
+    begin, OWN: as for `block_of`. MASKED: elements behind the end are 0. CAREFUL: NaN of F8_E4M3 is read as NaN.
     """
     x = element(words[0], words[1], words[2], words[3], K, CODE, size_of(CODE), CAREFUL)
     if not CAREFUL and not SCALED and scale_of(CODE) != 1.0:
         x *= scale_of(CODE)
     if MASKED:
+        first = begin + tl.arange(0, THREADS) * OWN
         x = tl.where((first + K < length)[None, :], x, 0.0)
     if CAREFUL and SCALED:
         x *= 1.0 / scale_of(CODE)
@@ -280,33 +292,39 @@ def vector(
     run = tl.zeros(pairs[0].shape, tl.float32)
     for k in tl.static_range(WIDTH // PARTS):
         if k % OWN_X == 0:
-            x_first = first_of(start, part, k, OWN_X, WIDTH, PARTS)
-            x_block = block_of(arena, x_at, x_first, length, size_of(CODE_X), CAREFUL)
+            x_begin = begin_of(start, part, k, OWN_X, WIDTH, PARTS)
+            x_block = block_of(arena, x_at, x_begin, length, OWN_X, size_of(CODE_X), CAREFUL)
             x_words = words(x_block)
             xs = _add_ends(xs, x_words)
-        x = value(x_words, x_first, length, k % OWN_X, CODE_X, SCALED, CAREFUL, CAREFUL)
+        x = value(x_words, x_begin, length, OWN_X, k % OWN_X, CODE_X, SCALED, CAREFUL, CAREFUL)
         xs = _add_self(xs, x, bits_in(CODE_X), SELF_X, SELF_X or DERIVED, LEAST, CAREFUL)
         if PAIRS:
             if k % OWN_Y == 0:
-                y_first = first_of(start, part, k, OWN_Y, WIDTH, PARTS)
-                y_block = block_of(arena, y_at, y_first, length, size_of(CODE_Y), CAREFUL)
+                y_begin = begin_of(start, part, k, OWN_Y, WIDTH, PARTS)
+                y_block = block_of(arena, y_at, y_begin, length, OWN_Y, size_of(CODE_Y), CAREFUL)
                 y_words = words(y_block)
                 ys = _add_ends(ys, y_words)
                 pairs = _add_differing(pairs, x_words, y_words)
-            y = value(y_words, y_first, length, k % OWN_Y, CODE_Y, SCALED, CAREFUL, CAREFUL)
+            y = value(y_words, y_begin, length, OWN_Y, k % OWN_Y, CODE_Y, SCALED, CAREFUL, CAREFUL)
             ys = _add_self(ys, y, bits_in(CODE_Y), SELF_Y, SELF_Y or DERIVED, LEAST, CAREFUL)
             if OWN_X > OWN_Y:
                 if k % (OWN_Y if CAREFUL else WIDTH) == 0:
-                    x_words_of_y = beside(arena, x_at, x_block, y_first, length, CODE_X, OWN_X // OWN_Y, CAREFUL)
+                    x_words_of_y = beside(
+                        arena, x_at, x_block, y_begin, length, OWN_Y, CODE_X, OWN_X // OWN_Y, CAREFUL
+                    )  # fmt: skip
                 x = value(
-                    x_words_of_y, y_first, length, k % (OWN_Y if CAREFUL else WIDTH), CODE_X, SCALED, CAREFUL, CAREFUL
-                )
+                    x_words_of_y, y_begin, length, OWN_Y, k % (OWN_Y if CAREFUL else WIDTH), CODE_X,
+                    SCALED, CAREFUL, CAREFUL,
+                )  # fmt: skip
             if OWN_Y > OWN_X:
                 if k % (OWN_X if CAREFUL else WIDTH) == 0:
-                    y_words_of_x = beside(arena, y_at, y_block, x_first, length, CODE_Y, OWN_Y // OWN_X, CAREFUL)
+                    y_words_of_x = beside(
+                        arena, y_at, y_block, x_begin, length, OWN_X, CODE_Y, OWN_Y // OWN_X, CAREFUL
+                    )  # fmt: skip
                 y = value(
-                    y_words_of_x, x_first, length, k % (OWN_X if CAREFUL else WIDTH), CODE_Y, SCALED, CAREFUL, CAREFUL
-                )
+                    y_words_of_x, x_begin, length, OWN_X, k % (OWN_X if CAREFUL else WIDTH), CODE_Y,
+                    SCALED, CAREFUL, CAREFUL,
+                )  # fmt: skip
             pairs, run = _add_pairs(
                 pairs, run, x, y,
                 bits_in(CODE_X) + bits_in(CODE_Y), exact_products(CODE_X, CODE_Y), DERIVED, CAREFUL,

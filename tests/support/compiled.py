@@ -125,9 +125,15 @@ def _output(*command):
 
 
 def _warps(text):
-    layouts = dict(re.findall(r"^(#\w+) = #ttg\.blocked<\{.*threadsPerWarp = \[([\d, ]+)\]", text, re.MULTILINE))
+    blocked = re.findall(r"^(#\w+) = #ttg\.blocked<\{.*threadsPerWarp = \[([\d, ]+)\]", text, re.MULTILINE)
+    layouts = {name: tuple(map(int, threads.split(", "))) for name, threads in blocked}
+    for name, lanes in re.findall(r"^(#\w+) = #ttg\.linear<\{.* lane = \[(.*?\])\], warp", text, re.MULTILINE):
+        steps = [tuple(map(int, step.split(", "))) for step in re.findall(r"\[([\d, ]+)\]", lanes)]
+        layouts[name] = tuple(
+            2 ** sum(map(bool, along)) for along in zip(*steps, strict=True)
+        )  # a bit of the lane each
     added = re.findall(r'elementwise_inline_asm "mma.*-> tensor<\w+, (#\w+)>', text)
-    return frozenset(tuple(map(int, layouts[name].split(", "))) for name in added)
+    return frozenset(layouts[name] for name in added)
 
 
 def _machine(listing, registers, warps):

@@ -151,6 +151,7 @@ def _multiply(a, b, c):
 
 
 _OPERATIONS = {
+    "abs.f32": lambda x: x & np.uint32(0x7FFFFFFF),
     "abs.f16x2": lambda x: x & np.uint32(0x7FFF7FFF),
     "add.rn.bf16x2": _add_bfloat16,
     "add.u16x2": lambda x, y: _word(_halves(x) + _halves(np.broadcast_to(y, x.shape))),
@@ -160,6 +161,7 @@ _OPERATIONS = {
     "cvt.rn.f16x2.e4m3x2": _from_e4m3,
     "max.NaN.f16x2": _largest(nan=True),
     "max.f16x2": _largest(nan=False),
+    "max.f32": lambda x, y: np.fmax(x.view(np.float32), y.view(np.float32)).view(np.uint32),
     "max.u16x2": _by_halves(np.maximum),
     "min.u16x2": _by_halves(np.minimum),
     "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32": _multiply,
