@@ -22,7 +22,8 @@ strip, where loads have masks, is always walked so. In doubt are
   sums are good (`closing.positive`), as of checkpoints that have to do with each other: of bfloat16 drawn from a normal
   distribution, 25 strips of 100 would be walked again otherwise beside what is a thousandth away, and 70 beside what is
   equal; of strangers 7 are. Wider products carry two-sums all the time.
-- a maximum that float32 may have rounded: |x-y| of bfloat16 and 8-bit values is fast in float32.
+- a maximum that may have been rounded: |x-y| of bfloat16 and 8-bit values is fast in float32, or in the upper half of
+  float64.
 - whatever is not finite; the fast way to read F8_E4M3 takes NaN for 480, which is no value of it.
 
 Where a lane is exact, two-sums add nothing, and where it is far from cancelling the walk with care has the plain sum as
@@ -51,13 +52,16 @@ from .closing import (
 from .dtypes import (
     bits_in,
     derives_squares,
+    differences_up_to,
     exact_differences,
     exact_strip,
+    halves_in,
     largest_fast,
     parts_of,
     plain_products,
     scale_of,
     size_of,
+    upper_differences,
 )
 from .exact import bits_of
 from .packed import no_packed_pairs, no_packed_self, packed_vector, unpacked_pairs, unpacked_self
@@ -87,7 +91,7 @@ def _exact_dots_by_squares(
 def _in_doubt(
     xs, ys, pairs, ended,
     CODE_X: tl.constexpr, SELF_X: tl.constexpr, CODE_Y: tl.constexpr, SELF_Y: tl.constexpr, PAIRS: tl.constexpr,
-    SCALED: tl.constexpr, MIXED: tl.constexpr, WANTED: tl.constexpr,
+    SCALED: tl.constexpr, MIXED: tl.constexpr, PACKED: tl.constexpr, WANTED: tl.constexpr,
 ):  # fmt: skip
     """Whether a fast walk must be made again, for any of the reasons above.
 
@@ -115,14 +119,14 @@ def _in_doubt(
             sound &= good | (positive(pairs[1], pairs[2]) & ended)  # what is behind might turn it
         largest = pairs[4]
         if largest.dtype == tl.float32 and not exact_differences(CODE_X, CODE_Y):
-            # Differences are multiples of 2**-8 of the smaller of these; rounding keeps the order, so only the lanes
-            # with the largest matter.
+            # Rounding keeps the order, so only the lanes with the largest matter.
             if MIXED:
                 x_smallest, y_smallest = ends(of_strip(xs))[1], ends(of_strip(ys))[1]
+            EXACT_UP_TO: tl.constexpr = differences_up_to(CODE_X, CODE_Y, PACKED)
             wide = largest.to(tl.float64)
             least = tl.minimum(x_smallest[:, None, :], y_smallest[None, :, :])
             most = tl.max(bits_of(wide), axis=2, keep_dims=True)
-            sound &= (bits_of(wide) != most) | (wide <= 65536.0 * least)
+            sound &= (bits_of(wide) != most) | (wide <= EXACT_UP_TO * least)
     return tl.min(tl.ravel(sound.to(tl.int32)), axis=0) == 0
 
 
@@ -143,7 +147,7 @@ def tile_kernel(
     """One program per (item, strip of its chunk, cell), the cells of a strip side by side: they share what L2 holds.
 
     2**log2_strips: at least as many as the longest item has; those behind the end are walked as strips of nothing.
-    PACKED: the GPU has the instructions of `halves`, for F8_E4M3 (`packed`) and bfloat16 (`walk`).
+    PACKED: the GPU has the instructions of `halves`, for F8_E4M3 beside itself (`packed`) and what `walk` says.
     WANTED: the sums of pairs that are taken, see `kernels.wanted`.
     """
     length, x_at, y_at, slots, cell = place(
@@ -162,20 +166,22 @@ def tile_kernel(
         pairs = unpacked_pairs(pairs, xs, ys, whole)
         xs, ys = unpacked_self(xs, whole), unpacked_self(ys, whole)
     else:
-        WORDS_X: tl.constexpr = PACKED and CODE_X == "BF16"
-        WORDS_Y: tl.constexpr = PACKED and CODE_Y == "BF16"
-        xs, ys = no_self(A, CODE_X, WORDS_X), no_self(B, CODE_Y, WORDS_Y)
-        pairs = no_pairs(A, B, SHORT, WORDS_X and WORDS_Y)
+        HALVES_X: tl.constexpr = halves_in(CODE_X) if PACKED else ""
+        HALVES_Y: tl.constexpr = halves_in(CODE_Y) if PACKED else ""
+        BESIDE: tl.constexpr = HALVES_X != "" and HALVES_X == HALVES_Y and size_of(CODE_X) == size_of(CODE_Y)
+        xs, ys = no_self(A, CODE_X, HALVES_X != ""), no_self(B, CODE_Y, HALVES_Y != "")
+        pairs = no_pairs(A, B, SHORT, BESIDE)
         for step in tl.range(0, whole, num_stages=STAGES, loop_unroll_factor=UNROLL):
             xs, ys, pairs = vector(
                 arena, x_at, y_at, step * STEP, 0, length, xs, ys, pairs,
-                CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, WIDTH, 1, SCALED, False,
+                CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, WIDTH, 1, SCALED, PACKED, False,
             )  # fmt: skip
-        xs, ys, pairs = single_self(xs), single_self(ys), single_pairs(pairs)
+        xs, ys = single_self(xs, HALVES_X), single_self(ys, HALVES_Y)
+        pairs = single_pairs(pairs, HALVES_X, upper_differences(CODE_X, CODE_Y, PACKED))
 
     MIXED: tl.constexpr = size_of(CODE_X) != size_of(CODE_Y)
     again = _in_doubt(
-        xs, ys, pairs, whole * STEP == length, CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, SCALED, MIXED, WANTED
+        xs, ys, pairs, whole * STEP == length, CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, SCALED, MIXED, PACKED, WANTED
     )  # fmt: skip
     if SHORT and not NARROW:
         plain = pairs[2] if plain_products(CODE_X, CODE_Y) else pairs[6]
@@ -187,7 +193,7 @@ def tile_kernel(
     for part in range(whole * PARTS, tl.cdiv(length, STEP) * PARTS):
         xs, ys, pairs = vector(
             arena, x_at, y_at, part // PARTS * STEP, part % PARTS, length, xs, ys, pairs,
-            CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, WIDTH, PARTS, SCALED, True,
+            CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, WIDTH, PARTS, SCALED, False, True,
         )  # fmt: skip
 
     SCALE: tl.constexpr = scale_of(CODE_X) if SCALED else 1.0

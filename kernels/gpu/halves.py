@@ -14,7 +14,7 @@ import triton.language as tl
 __all__ = [
     "OFFSET",
     "added_up",
-    "bfloat16_differ",
+    "count_differing",
     "differ",
     "halves_of",
     "larger",
@@ -30,13 +30,19 @@ OFFSET = tl.constexpr((4 * 0x46C00000) % (1 << 32))  # the bits of PIN four time
 
 
 @triton.jit
-def halves_of(word):
-    """The four F8_E4M3 of a word as two words of float16, which holds them and their NaN."""
-    return tl.inline_asm_elementwise(
-        "{ .reg .b16 lower, upper; mov.b32 {lower, upper}, $2;"
-        " cvt.rn.f16x2.e4m3x2 $0, lower; cvt.rn.f16x2.e4m3x2 $1, upper; }",
-        "=r,=r,r", [word], dtype=(tl.int32, tl.int32), is_pure=True, pack=1,
-    )  # fmt: skip
+def halves_of(word, CODE: tl.constexpr):
+    """The four F8_E4M3 or F8_E5M2 of a word as two words of float16, which holds them, infinities and NaN."""
+    if CODE == "F8_E4M3":
+        return tl.inline_asm_elementwise(
+            "{ .reg .b16 lower, upper; mov.b32 {lower, upper}, $2;"
+            " cvt.rn.f16x2.e4m3x2 $0, lower; cvt.rn.f16x2.e4m3x2 $1, upper; }",
+            "=r,=r,r", [word], dtype=(tl.int32, tl.int32), is_pure=True, pack=1,
+        )  # fmt: skip
+    else:  # the upper bytes of float16
+        return tl.inline_asm_elementwise(
+            "prmt.b32 $0, $2, 0, 0x1404; prmt.b32 $1, $2, 0, 0x3424;",
+            "=&r,=r,r", [word], dtype=(tl.int32, tl.int32), is_pure=True, pack=1,
+        )  # fmt: skip
 
 
 @triton.jit
@@ -79,17 +85,17 @@ def differ(x, y):
 
 
 @triton.jit
-def bfloat16_differ(count, x, y):
-    """Counts in bfloat16, exact up to 256, with 1 added where two bfloat16 differ; of both halves."""
+def count_differing(count, x, y, KIND: tl.constexpr):
+    """Counts of both halves with 1 added where two numbers of KIND differ; of that KIND themselves, exact up to 256."""
     return tl.inline_asm_elementwise(
-        "{ .reg .b32 one; set.neu.bf16x2.bf16x2 one, $2, $3; add.rn.bf16x2 $0, $1, one; }",
+        "{ .reg .b32 one; set.neu." + KIND + "x2." + KIND + "x2 one, $2, $3; add.rn." + KIND + "x2 $0, $1, one; }",
         "=r,r,r,r", [count, x, y], dtype=tl.int32, is_pure=True, pack=1,
     )  # fmt: skip
 
 
 @triton.jit
 def magnitude_ends(largest, smallest, word):
-    """Of bfloat16, of both halves, as integers without a sign: the largest magnitude, and the smallest less 1.
+    """Largest magnitude of bfloat16 or float16, of both halves, and the smallest less 1; as integers without a sign.
 
     So NaN is above all others, and zero, less 1, too.
     """

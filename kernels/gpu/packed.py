@@ -15,8 +15,8 @@ import triton
 import triton.language as tl
 
 from . import constants
-from .halves import OFFSET, added_up, differ, halves_of, larger, largest_half, magnitudes, pattern, wide
-from .walk import block_of, words
+from .halves import OFFSET, added_up, differ, larger, largest_half, magnitudes, pattern, wide
+from .walk import block_of, in_halves, upper_half, words
 
 __all__ = ["no_packed_pairs", "no_packed_self", "packed_vector", "unpacked_pairs", "unpacked_self"]
 
@@ -42,8 +42,7 @@ def no_packed_pairs(A: tl.constexpr, B: tl.constexpr):
 @triton.jit
 def _elements(block):
     """16 bytes of each operand as eight words of float16."""
-    w0, w1, w2, w3 = words(block)
-    return halves_of(w0) + halves_of(w1) + halves_of(w2) + halves_of(w3)
+    return in_halves(words(block), "F8_E4M3", "f16")
 
 
 @triton.jit
@@ -80,9 +79,7 @@ def _add_pairs(sums, x, y):
     for k in tl.static_range(16):
         x_wide, y_wide = wide(x[k // 2], k % 2 == 1)[:, None, :], wide(y[k // 2], k % 2 == 1)[None, :, :]
         dot = tl.fma(x_wide, y_wide, dot)
-        # Upper halves of float64 sort as the float32 of their bits do, which have a maximum of magnitudes.
-        upper = ((x_wide - y_wide).to(tl.int64, bitcast=True) >> 32).to(tl.int32).to(tl.float32, bitcast=True)
-        largest = tl.maximum(largest, tl.abs(upper))
+        largest = tl.maximum(largest, tl.abs(upper_half(x_wide - y_wide)))
     return total, dot, largest, differing
 
 
