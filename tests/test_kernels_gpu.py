@@ -242,6 +242,55 @@ def test_same_bits_without_instructions_for_two_elements(code, layout):
     require_same_bits_without_words([[nearby(base, code, rng) for _ in range(operands)]], [code] * operands, pairs)
 
 
+def small(code, size, rng):
+    """Any values up to 16."""
+    values = np.arange(256, dtype=np.uint8)
+    return rng.choice(values[np.abs(reference.decode(values, code)) <= 16], size)
+
+
+def test_8_bit_floats_as_fixed_point_numbers():
+    """Two steps of F8_E5M2 up to 16; nothing but 16 and -16, beside itself and beside 16; and what does not fit later.
+
+    That is nothing but 20 in the second step; 20, -20 or NaN in one operand or the other of it; infinity in the first.
+    """
+    rng = np.random.default_rng(80)
+    size = 2 * step("F8_E5M2")
+    x, y = small("F8_E5M2", size, rng), small("F8_E5M2", size, rng)
+    most = np.full(size, 0x4C, np.uint8)
+    ends = most | rng.choice(np.array([0, 0x80], np.uint8), size)
+    large = np.r_[x[: size // 2], np.full(size // 2, 0x4D, np.uint8)]
+    stack = [[x, y], [ends, ends], [most, ends], [most, most], [large, large]]
+    for side, place, value in ((0, -1, 0x4D), (1, -300, 0xCD), (1, step("F8_E5M2"), 0x7E), (0, 7, 0x7C)):
+        stack.append([x.copy(), y.copy()])
+        stack[-1][side][place] = value
+    check_against_reference(tile_sums, stack, ["F8_E5M2"] * 2)
+    require_same_bits_without_words(stack, ["F8_E5M2"] * 2, TWO)
+
+
+@pytest.mark.skipif(not interpreted(), reason="only Triton's interpreter lets calls be counted")
+@pytest.mark.parametrize(
+    ("places", "behind", "fixed", "others"),
+    [([], 0, 2, 0), ([5], 0, 0, 2), ([-5], 0, 2, 2), ([], 3, 0, 2)],
+    ids=["up to 16", "20 in the first step", "20 in the last step", "a piece of a step"],
+)
+def test_where_8_bit_floats_are_fixed_point_numbers(monkeypatch, places, behind, fixed, others):
+    """Where something is too large for that they are walked as others are. Calls are steps."""
+    from weighbridge.kernels.gpu import fused, packed
+
+    done = {"fixed": 0, "others": 0}
+    fixed_step, step_of_others = packed._step, fused.vector
+
+    def count(kind, steps):
+        done[kind] += steps
+
+    monkeypatch.setattr(packed, "_step", lambda *args: count("fixed", 1) or fixed_step(*args))
+    monkeypatch.setattr(fused, "vector", lambda *args: count("others", not bool(args[-1])) or step_of_others(*args))
+    x, y = small("F8_E5M2", (2, 2 * step("F8_E5M2") + behind), np.random.default_rng(81))
+    y[places] = 0x4D
+    run(tile_sums, [[x, y]], ["F8_E5M2"] * 2)
+    assert done == {"fixed": fixed, "others": others}
+
+
 @pytest.mark.parametrize(
     "codes",
     [

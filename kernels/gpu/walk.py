@@ -48,6 +48,7 @@ __all__ = [
     "upper_half",
     "value",
     "vector",
+    "whole_of",
     "words",
 ]
 
@@ -116,6 +117,12 @@ def first_of(start, part, k, OWN: tl.constexpr, WIDTH: tl.constexpr, PARTS: tl.c
 def upper_half(x):
     """The upper halves of float64 as the float32 of these bits, which sort as they do."""
     return (x.to(tl.int64, bitcast=True) >> 32).to(tl.int32).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def whole_of(upper):
+    """The float64 with such upper halves, and zeros behind them, as float32."""
+    return (upper.to(tl.int32, bitcast=True).to(tl.int64) << 32).to(tl.float64, bitcast=True).to(tl.float32)
 
 
 @triton.jit
@@ -424,6 +431,5 @@ def single_pairs(sums, HALVES: tl.constexpr, UPPER: tl.constexpr):
     if differing.dtype == tl.int32:
         differing = _number(differing & 0xFFFF, HALVES) + _number((differing >> 16) & 0xFFFF, HALVES)
     if UPPER:
-        bits = largest.to(tl.int32, bitcast=True).to(tl.int64) << 32
-        largest = bits.to(tl.float64, bitcast=True).to(tl.float32)
+        largest = whole_of(largest)
     return sum_abs, squares, dot, low, largest, differing, plain
