@@ -44,6 +44,7 @@ pytestmark = [
 
 
 both = pytest.mark.parametrize("backend", [tile_sums, in_float32], ids=["float64", "float32"])
+IN_WORDS = ["BF16", "F16", "F8_E4M3", "F8_E5M2"]
 NARROW = [code for code in CODES if DECODERS[code].wide == "f32"]
 
 
@@ -224,21 +225,103 @@ def test_operands_far_apart_in_the_arena(tmp_path):
     check_against_reference(apart, stack, ["F32", "F32"])
 
 
-@pytest.mark.parametrize("code", ["BF16", "F8_E4M3"])
+def require_same_bits_without_words(stack, codes, pairs):
+    """GPUs before Hopper have no instructions for two elements."""
+    packed = run(tile_sums, stack, codes, pairs)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launcher, "packs_halves", lambda device: False)
+        assert same_bits(packed, run(tile_sums, stack, codes, pairs))
+
+
+@pytest.mark.parametrize("code", IN_WORDS)
 @pytest.mark.parametrize("layout", ["alone", "star", "all"])
-def test_same_bits_without_instructions_for_two_elements(monkeypatch, code, layout):
-    """GPUs before Hopper have none."""
+def test_same_bits_without_instructions_for_two_elements(code, layout):
     operands, pairs = LAYOUTS[layout]
     rng = np.random.default_rng(78)
     base = random_tensor(code, step(code) + 5, rng)
-    stack = [[nearby(base, code, rng) for _ in range(operands)]]
-    packed = run(tile_sums, stack, [code] * operands, pairs)
-    monkeypatch.setattr(launcher, "packs_halves", lambda device: False)
-    assert same_bits(packed, run(tile_sums, stack, [code] * operands, pairs))
+    require_same_bits_without_words([[nearby(base, code, rng) for _ in range(operands)]], [code] * operands, pairs)
+
+
+def small(code, size, rng):
+    """Any values up to 16."""
+    values = np.arange(256, dtype=np.uint8)
+    return rng.choice(values[np.abs(reference.decode(values, code)) <= 16], size)
+
+
+def test_8_bit_floats_as_fixed_point_numbers():
+    """Two steps of F8_E5M2 up to 16; nothing but 16 and -16, beside itself and beside 16; and what does not fit later.
+
+    That is nothing but 20 in the second step; 20, -20 or NaN in one operand or the other of it; infinity in the first.
+    """
+    rng = np.random.default_rng(80)
+    size = 2 * step("F8_E5M2")
+    x, y = small("F8_E5M2", size, rng), small("F8_E5M2", size, rng)
+    most = np.full(size, 0x4C, np.uint8)
+    ends = most | rng.choice(np.array([0, 0x80], np.uint8), size)
+    large = np.r_[x[: size // 2], np.full(size // 2, 0x4D, np.uint8)]
+    stack = [[x, y], [ends, ends], [most, ends], [most, most], [large, large]]
+    for side, place, value in ((0, -1, 0x4D), (1, -300, 0xCD), (1, step("F8_E5M2"), 0x7E), (0, 7, 0x7C)):
+        stack.append([x.copy(), y.copy()])
+        stack[-1][side][place] = value
+    check_against_reference(tile_sums, stack, ["F8_E5M2"] * 2)
+    require_same_bits_without_words(stack, ["F8_E5M2"] * 2, TWO)
+
+
+@pytest.mark.skipif(not interpreted(), reason="only Triton's interpreter lets calls be counted")
+@pytest.mark.parametrize(
+    ("places", "behind", "fixed", "others"),
+    [([], 0, 2, 0), ([5], 0, 0, 2), ([-5], 0, 2, 2), ([], 3, 0, 2)],
+    ids=["up to 16", "20 in the first step", "20 in the last step", "a piece of a step"],
+)
+def test_where_8_bit_floats_are_fixed_point_numbers(monkeypatch, places, behind, fixed, others):
+    """Where something is too large for that they are walked as others are. Calls are steps."""
+    from weighbridge.kernels.gpu import fused, packed
+
+    done = {"fixed": 0, "others": 0}
+    fixed_step, step_of_others = packed._step, fused.vector
+
+    def count(kind, steps):
+        done[kind] += steps
+
+    monkeypatch.setattr(packed, "_step", lambda *args: count("fixed", 1) or fixed_step(*args))
+    monkeypatch.setattr(fused, "vector", lambda *args: count("others", not bool(args[-1])) or step_of_others(*args))
+    x, y = small("F8_E5M2", (2, 2 * step("F8_E5M2") + behind), np.random.default_rng(81))
+    y[places] = 0x4D
+    run(tile_sums, [[x, y]], ["F8_E5M2"] * 2)
+    assert done == {"fixed": fixed, "others": others}
 
 
 @pytest.mark.parametrize(
-    ("code", "special"), [("BF16", 0x7F80), ("BF16", 0xFFC0), ("F8_E4M3", 0x7F), ("F8_E4M3", 0xFF)]
+    "codes",
+    [
+        ("F8_E4M3", "F8_E5M2"),
+        ("F16", "BF16"),
+        ("F8_E4M3", "BF16"),
+        ("F16", "F8_E5M2"),
+        ("F8_E5M2", "F32"),
+        ("F32", "F8_E4M3"),
+        ("F8_E4M3", "F64"),
+    ],
+)
+def test_same_bits_of_two_dtypes_without_instructions_for_two_elements(codes):
+    rng = np.random.default_rng(79)
+    whole = [random_tensor(code, step("F8_E4M3"), rng) for code in codes]  # finite, and nothing behind it
+    require_same_bits_without_words([whole], codes, TWO)
+    check_against_reference(tile_sums, [whole], codes)
+
+
+@pytest.mark.parametrize(
+    ("code", "special"),
+    [
+        ("BF16", 0x7F80),
+        ("BF16", 0xFFC0),
+        ("F16", 0x7C00),
+        ("F16", 0xFE00),
+        ("F8_E4M3", 0x7F),
+        ("F8_E4M3", 0xFF),
+        ("F8_E5M2", 0x7C),
+        ("F8_E5M2", 0xFD),
+    ],
 )
 def test_what_is_not_finite_in_a_whole_step(code, special):
     """In one operand, the other, and both; infinity equals itself."""
@@ -248,17 +331,18 @@ def test_what_is_not_finite_in_a_whole_step(code, special):
     for sides in ((0,), (1,), (0, 1)):
         pair = [base.copy(), nearby(base, code, rng)]
         for side in sides:
-            pair[side].view(np.uint16 if code == "BF16" else np.uint8)[5] = special
+            pair[side].view(f"u{DECODERS[code].itemsize}")[5] = special
         stack.append(pair)
     check_against_reference(tile_sums, stack, [code, code])
 
 
-def test_every_pair_of_8_bit_values():
-    """A chunk of them. All but NaN, of which 0 stands in the place."""
+@pytest.mark.parametrize("code", ["F8_E4M3", "F8_E5M2"])
+def test_every_pair_of_8_bit_values(code):
+    """A chunk of them. All that are finite; in the place of the others stands 0."""
     values = np.arange(256, dtype=np.uint8)
-    values[[0x7F, 0xFF]] = 0
+    values[~np.isfinite(reference.decode(values, code))] = 0
     x, y = np.repeat(values, 256), np.tile(values, 256)
-    check_against_reference(tile_sums, [[x, y]], ["F8_E4M3", "F8_E4M3"])
+    check_against_reference(tile_sums, [[x, y]], [code, code])
 
 
 @both
@@ -444,6 +528,14 @@ def test_the_largest_difference_is_not_rounded(backend):
         x[5], y[5] = value, other
         stack.append([bfloat16(*y), bfloat16(*x)])
     certified(stack, ["BF16", "BF16"], backend=backend)
+
+
+@pytest.mark.parametrize("x", [0x7B, 0x50, 0x44])
+def test_the_largest_difference_of_8_bit_floats_is_not_rounded(x):
+    """57344, 32 and 4, less -2**-16: 32, 22 and 19 bits, and the upper half of a float64 has 21."""
+    sides = np.full((2, step("F8_E5M2")), 0x30, np.uint8)
+    sides[:, 5] = x, 0x81
+    certified([list(sides)], ["F8_E5M2", "F8_E5M2"])
 
 
 @both

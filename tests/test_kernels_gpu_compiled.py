@@ -17,7 +17,7 @@ from weighbridge.kernels.gpu.constants import FAN, STRIPS
 from weighbridge.kernels.sums import CHUNK
 from weighbridge.kernels.wanted import Wanted
 
-from support.compiled import MAIN, cells_of, compiled, compiled_gather, launch_of, steps_of
+from support.compiled import MAIN, cells_of, compiled, compiled_gather, elements_of, launch_of, steps_of
 
 pytest.importorskip("triton")
 
@@ -41,6 +41,12 @@ VARIANTS = {
     "BF16 and F8_E4M3": (launch_of("BF16", "F8_E4M3"), 100),
     "F64 and F8_E4M3": (launch_of("F64", "F8_E4M3"), 90),
     "F16 and BF16": (launch_of("F16", "BF16"), 90),
+    "F8_E5M2 pair sm_90": (launch_of("F8_E5M2", "F8_E5M2"), 90),
+    "F8_E5M2 star": (launch_of("F8_E5M2", "F8_E5M2", (4, 1)), 90),
+    "F16 pair sm_90": (launch_of("F16", "F16"), 90),
+    "F8_E4M3 and F8_E5M2": (launch_of("F8_E4M3", "F8_E5M2"), 90),
+    "F8_E4M3 and BF16": (launch_of("F8_E4M3", "BF16"), 90),
+    "F8_E4M3 and F32": (launch_of("F8_E4M3", "F32"), 90),
 }
 
 # GPUs that are slow at float64, each dtype of `MAIN` on one and each kind of cell.
@@ -93,7 +99,7 @@ def all_machines(tmp_path_factory):
 
 def require_wide_loads(machine, launch, float64):
     sizes = [DECODERS[code].itemsize for code in (launch.x, launch.y)]
-    width = 16 // min(sizes)  # elements that a thread takes in one step
+    width = elements_of(launch)
     a, b = launch.shape
     wanted = width * sizes[0] // 16 * a + (width * sizes[1] // 16 * b if launch.pairs else 0)
     assert len(machine.loads()) == wanted * steps_of(launch, float64)
@@ -136,12 +142,17 @@ def test_the_second_step_spills_nothing(arch, strips, tmp_path):
         ("BF16 pair sm_90", 24, 11),
         ("F8_E4M3 pair sm_90", 15, 4),
         ("F8_E4M3 pair sm_80", 24, 8),
+        ("F8_E5M2 pair sm_90", 14, 4),
+        ("F16 pair sm_90", 32, 18),
+        ("F8_E4M3 and F8_E5M2", 20, 10),
+        ("F8_E4M3 and BF16", 25, 10),
+        ("F8_E4M3 and F32", 37, 18),
     ],
 )
 def test_instructions_of_a_pair(machines, name, most, wide):
     """What a Hopper GPU has time for while memory brings a pair, and of them in float64; see the kernels' docstring."""
     machine, (launch, *_) = machines[name], VARIANTS[name]
-    pairs = 16 // DECODERS[launch.x].itemsize * steps_of(launch)
+    pairs = elements_of(launch) * steps_of(launch)
     assert len(machine.fast) <= most * pairs
     doubles = sum(op.split(".")[0] in ("DADD", "DMUL", "DFMA", "DSETP", "DMNMX") for op in machine.fast)
     assert doubles <= wide * pairs
@@ -153,7 +164,8 @@ def test_instructions_of_a_pair(machines, name, most, wide):
 def test_what_tensor_cores_add_up_is_of_one_sum(machines, name):
     """They add up what the threads of a warp hold at a time."""
     launch, arch, float64 = VARIANTS[name]
-    assert bool(machines[name].warps) == (launch.x == launch.y == "F8_E4M3" and arch >= 90 and float64)
+    narrow = launch.x == launch.y and launch.x in ("F8_E4M3", "F8_E5M2")
+    assert bool(machines[name].warps) == (narrow and arch >= 90 and float64)
     assert all(warp[-1] == 32 for warp in machines[name].warps)
 
 

@@ -8,7 +8,12 @@ tests/ prints it):
     dtype     instructions a pair   of them float64   conversions to float64   16-byte loads   outside of the walk
     F32       39.8                  18                2                        0.5             951
     BF16      23.3                  10                2                        0.25            1081
-    F8_E4M3   14.6                   4                2                        0.125           749
+    F16       31.5                  18                2                        0.25            940
+    F8_E4M3   14.6                   4                2                        0.125           757
+    F8_E5M2   13.6                   4                2                        0.125          1208
+    ... > 16  20.0                  10                2                        0.125          1208
+
+F8_E5M2 is walked in the first way where no magnitude of a strip is above 16, as weights are that have not been scaled.
 
 Triton 3.6 makes 39.5, 23.0 and 14.6 of them, and 1084, 1236 and 840 outside.
 
@@ -20,16 +25,27 @@ thread has of a strip, or the 512 of a chunk of F8_E4M3:
     dtype     issued a pair   pairs a second by issue / by float64 / by conversions   bytes a second
     F32       43.5            0.68 T / 0.82 T / 1.85 T                                 5.4 TB/s: memory is the limit
     BF16      27.5            1.08 T / 1.48 T / 1.85 T                                 4.3 TB/s: memory is the limit
+    F16       35.2            0.84 T / 0.82 T / 1.85 T                                 3.3 TB/s: memory is the limit
     F8_E4M3   16.0            1.85 T / 3.7 T / 1.85 T                                  3.7 TB/s: memory is the limit
+    F8_E5M2   18.3            1.62 T / 3.7 T / 1.85 T                                  3.2 TB/s: memory is the limit
+    ... > 16  24.7            1.20 T / 1.48 T / 1.85 T                                 2.4 TB/s
 
 That is where no strip is walked twice (`fused` says when one is), and if F8_E4M3 is decoded (F2FP, one instruction for
 two elements) at the rate of conversions between narrow types, 64 a clock and multiprocessor; were it 16, as to float64,
-that would be 2.5 TB/s. An H200 has the same arithmetic and a copy rate of 4.3 TB/s: 1, 1 and 0.86 of it. F32 with BF16
-takes 40.3 a pair of elements, 44.2 with what is outside: 4.0 TB/s of the 6 bytes a pair. All pairs take, in squares of
-2 x 2, 13.0 instructions of bfloat16, 2.1 more outside: at most 2.0 T pairs of elements a second; and 9.1 of F8_E4M3,
-0.6 more outside.
+that would be 2.5 TB/s. An H200 has the same arithmetic and a copy rate of 4.3 TB/s: F32 and BF16 reach it, F16 comes to
+0.77 of it, F8_E4M3 to 0.86 and F8_E5M2 to 0.75 or 0.56. Of two dtypes:
 
-An A100 has no instructions for two bfloat16 or for F8_E4M3: on sm_80 these take 28 and 23 instructions a pair.
+    dtypes              instructions a pair   issued a pair   bytes a second
+    F32 and BF16        40.0                  43.9            4.0 TB/s
+    F32 and F8_E4M3     36.1                  39.6            3.7 TB/s
+    BF16 and F8_E4M3    24.1                  28.5            3.1 TB/s
+    F8_E4M3 and E5M2    19.6                  23.3            2.5 TB/s
+
+All pairs take, in squares of 2 x 2, 13.0 instructions of bfloat16, 2.1 more outside: at most 2.0 T pairs of elements a
+second; and 9.1 of F8_E4M3, 0.6 more outside.
+
+An A100 has no instructions for two bfloat16 or for F8_E4M3: on sm_80 these take 28 and 23 instructions a pair, and
+F8_E5M2 28.
 
 In float32 (sm_89) a pair takes these, and what is outside of the walk about 980 and 238 in float64 and conversions (F8:
 600 and 111), each of which takes the time of 64 others. Derived, not measured, for an RTX 4090 (128 multiprocessors at

@@ -10,7 +10,7 @@ import triton.language as tl
 
 from ..wanted import Wanted
 from . import constants
-from .dtypes import bits_in, exact_elements, exact_products, plain_products
+from .dtypes import bits_in, exact_elements, exact_products, log2_unit, plain_products
 from .exact import bits_of, joined_lanes, largest_of
 
 __all__ = [
@@ -75,7 +75,7 @@ def exact_self(sums, CODE: tl.constexpr):
 
 @triton.jit
 def exact_dots(xs, ys, CODE_X: tl.constexpr, CODE_Y: tl.constexpr):
-    """Whether each lane's Σxy [A, B, THREADS] is exact, for the like reason."""
+    """Whether each lane's Σxy [A, B, THREADS] is exact, for the like reason, or by the units of the dtypes."""
     BITS: tl.constexpr = bits_in(CODE_X) + bits_in(CODE_Y)
     x_largest, x_smallest = ends(xs)
     y_largest, y_smallest = ends(ys)
@@ -83,7 +83,11 @@ def exact_dots(xs, ys, CODE_X: tl.constexpr, CODE_Y: tl.constexpr):
     if exact_products(CODE_X, CODE_Y):
         return tl.full(most.shape, 1, tl.int1)
     elif BITS <= 16:
-        return ~(most > x_smallest[:, None, :] * y_smallest[None, :, :] * 2.0 ** (53 - BITS))
+        unit = x_smallest[:, None, :] * y_smallest[None, :, :] * 2.0**-BITS
+        OF_DTYPES: tl.constexpr = 2.0 ** (log2_unit(CODE_X) + log2_unit(CODE_Y))
+        if OF_DTYPES > 0:
+            unit = tl.maximum(unit, OF_DTYPES)
+        return ~(most > unit * 2.0**53)
     else:
         return tl.full(most.shape, 0, tl.int1)
 

@@ -353,7 +353,7 @@ def compensated_kernel(
         for part in range(tl.cdiv(length, STEP) * PARTS):
             x_sums, y_sums, pair_sums = vector(
                 arena, x_at, y_at, part // PARTS * STEP, part % PARTS, length,
-                x_sums, y_sums, pair_sums, CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, WIDTH, PARTS, False, True,
+                x_sums, y_sums, pair_sums, CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, WIDTH, PARTS, False, False, True,
             )  # fmt: skip
         if SELF_X:
             close_self(

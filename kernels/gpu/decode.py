@@ -12,7 +12,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-__all__ = ["element"]
+__all__ = ["element", "half"]
 
 
 @triton.jit
@@ -28,9 +28,9 @@ def element(w0, w1, w2, w3, K: tl.constexpr, CODE: tl.constexpr, ITEMSIZE: tl.co
     if ITEMSIZE == 8:
         return _wide(word, w1 if K == 0 else w3, CODE)
     elif CODE == "F16":
-        return _half(word, BYTE)
+        return half(word, BYTE)
     elif CODE == "F8_E5M2":  # the upper byte of a float16
-        return _half((word << 8 if BYTE % 2 == 0 else word) & -16711936, BYTE // 2 * 2)
+        return half((word << 8 if BYTE % 2 == 0 else word) & -16711936, BYTE // 2 * 2)
     elif CODE == "F8_E4M3" and not CAREFUL:  # the low bits of float32's exponent and the high ones of its mantissa
         top = word << (24 - 8 * BYTE) if BYTE < 3 else word
         return ((top >> 4) & -2014314496).to(tl.float32, bitcast=True)
@@ -39,7 +39,7 @@ def element(w0, w1, w2, w3, K: tl.constexpr, CODE: tl.constexpr, ITEMSIZE: tl.co
 
 
 @triton.jit
-def _half(word, BYTE: tl.constexpr):
+def half(word, BYTE: tl.constexpr):
     """The float16 at a byte of a word."""
     return (word >> (8 * BYTE)).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
 

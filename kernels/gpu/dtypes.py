@@ -15,14 +15,20 @@ from ..sums import CHUNK
 from .constants import LANE, STRIP
 
 __all__ = [
+    "always_fixed",
     "bits_in",
     "derives_squares",
+    "differences_up_to",
     "exact_differences",
     "exact_elements",
     "exact_products",
     "exact_strip",
+    "fixed_point",
+    "fixed_up_to",
+    "halves_in",
     "kind_of_run",
     "largest_fast",
+    "log2_unit",
     "needs_least",
     "parts_of",
     "plain_products",
@@ -30,6 +36,7 @@ __all__ = [
     "scale_of",
     "size_of",
     "strip_of",
+    "upper_differences",
 ]
 
 _NO_SPAN = 1000
@@ -55,6 +62,9 @@ _LARGEST = {
     for code, decoder in DECODERS.items()
 }
 _LARGEST["F8_E4M3"] = 448.0
+# log2 of what all values of a dtype are multiples of, where that is of use.
+_LOG2_UNITS = dict.fromkeys(DECODERS, -_NO_SPAN) | {"F8_E4M3": -9, "F8_E5M2": -16}
+_HALVES = dict.fromkeys(DECODERS, "") | {"BF16": "bf16", "F16": "f16", "F8_E4M3": "f16", "F8_E5M2": "f16"}
 _LANE_BITS = LANE.bit_length() - 1
 _STRIP_BITS = STRIP.bit_length() - 1
 _CHUNK_BITS = CHUNK.bit_length() - 1
@@ -114,6 +124,51 @@ def plain_products(x: str, y: str) -> bool:
 def exact_differences(x: str, y: str) -> bool:
     """Whether x - y never rounds in float32."""
     return x == y and _SPANS[x] + 1 <= 24
+
+
+@triton.constexpr_function
+def upper_differences(x: str, y: str, packed: bool) -> bool:
+    """Whether the fast walk takes the largest x - y of upper halves of float64: of 8-bit floats, in words of two."""
+    return packed and _SIZES[x] == _SIZES[y] == 1 and _HALVES[x] == _HALVES[y] == "f16"
+
+
+@triton.constexpr_function
+def differences_up_to(x: str, y: str, packed: bool) -> float:
+    """The largest x - y that the fast walk does not round, in units of the smallest element.
+
+    Those are multiples of 2**-`bits_in` of it. Float32 has 24 bits, and the upper half of a float64 has 21.
+    """
+    return 2.0 ** ((21 if upper_differences(x, y, packed) else 24) - max(_BITS[x], _BITS[y]))
+
+
+@triton.constexpr_function
+def log2_unit(code: str) -> int:
+    """log2 of what all values of a dtype are multiples of; far below that where it is of no use."""
+    return _LOG2_UNITS[code]
+
+
+@triton.constexpr_function
+def fixed_point(x: str, y: str) -> bool:
+    """Whether `packed` walks two operands: as multiples of one unit, none larger than `fixed_up_to`."""
+    return x == y and _LOG2_UNITS[x] > -_NO_SPAN
+
+
+@triton.constexpr_function
+def fixed_up_to(code: str) -> float:
+    """The largest magnitude that `packed` has room for: 2**20 units, see `halves.added_up`, or all that there are."""
+    return min(_LARGEST[code], 2.0 ** (20 + _LOG2_UNITS[code]))
+
+
+@triton.constexpr_function
+def always_fixed(code: str) -> bool:
+    """Whether no finite magnitude is larger."""
+    return _LARGEST[code] <= 2.0 ** (20 + _LOG2_UNITS[code])
+
+
+@triton.constexpr_function
+def halves_in(code: str) -> str:
+    """Which numbers of 16 bits the fast walk computes with, two to a word, where a GPU can; none: ""."""
+    return _HALVES[code]
 
 
 @triton.constexpr_function

@@ -11,10 +11,12 @@ rounding error is below 256 units of 2**-53, and a pair's or an operand's sums a
 holds. A multiplication is fused with an addition where `fma` stands and nowhere else: the launcher switches contraction
 off.
 
-The strip is walked fast (F8_E4M3 beside itself as `packed` says, where the GPU can), and once more with care if
-anything is in doubt after that; the second-level cache still has it then. The walk with care carries the rounding
-errors of Σx and Σxy along (two-sums), counts what is not finite, and takes every maximum in float64. The end of a
-strip, where loads have masks, is always walked so. In doubt are
+The strip is walked fast, and once more with care if anything is in doubt after that; the second-level cache still has
+it then. Where the GPU can, F8_E4M3 beside itself is walked as `packed` says, and F8_E5M2 if the first step's magnitudes
+have room there; if a later one's have not, or the end of the strip is a piece of a step, it is walked as the others.
+
+The walk with care carries the rounding errors of Σx and Σxy along (two-sums), counts what is not finite, and takes
+every maximum in float64. The end of a strip, where loads have masks, is always walked so. In doubt are
 
 - a Σx that may cancel: unless a lane's Σ|x| has no bits below those of its smallest element, an integer minimum. Then
   the lane is exact. Of weights, one strip of float32 in 100 is in doubt, none of float16 and 8-bit floats (`dtypes`).
@@ -22,7 +24,8 @@ strip, where loads have masks, is always walked so. In doubt are
   sums are good (`closing.positive`), as of checkpoints that have to do with each other: of bfloat16 drawn from a normal
   distribution, 25 strips of 100 would be walked again otherwise beside what is a thousandth away, and 70 beside what is
   equal; of strangers 7 are. Wider products carry two-sums all the time.
-- a maximum that float32 may have rounded: |x-y| of bfloat16 and 8-bit values is fast in float32.
+- a maximum that may have been rounded: |x-y| of bfloat16 and 8-bit values is fast in float32, or in the upper half of
+  float64.
 - whatever is not finite; the fast way to read F8_E4M3 takes NaN for 480, which is no value of it.
 
 Where a lane is exact, two-sums add nothing, and where it is far from cancelling the walk with care has the plain sum as
@@ -49,18 +52,23 @@ from .closing import (
     settled,
 )
 from .dtypes import (
+    always_fixed,
     bits_in,
     derives_squares,
+    differences_up_to,
     exact_differences,
     exact_strip,
+    fixed_point,
+    halves_in,
     largest_fast,
     parts_of,
     plain_products,
     scale_of,
     size_of,
+    upper_differences,
 )
 from .exact import bits_of
-from .packed import no_packed_pairs, no_packed_self, packed_vector, unpacked_pairs, unpacked_self
+from .packed import fitted, may_fit, packed_walk
 from .walk import columns_of, no_pairs, no_self, place, single_pairs, single_self, vector
 
 __all__ = ["tile_kernel"]
@@ -87,7 +95,7 @@ def _exact_dots_by_squares(
 def _in_doubt(
     xs, ys, pairs, ended,
     CODE_X: tl.constexpr, SELF_X: tl.constexpr, CODE_Y: tl.constexpr, SELF_Y: tl.constexpr, PAIRS: tl.constexpr,
-    SCALED: tl.constexpr, MIXED: tl.constexpr, WANTED: tl.constexpr,
+    SCALED: tl.constexpr, MIXED: tl.constexpr, PACKED: tl.constexpr, WANTED: tl.constexpr,
 ):  # fmt: skip
     """Whether a fast walk must be made again, for any of the reasons above.
 
@@ -115,15 +123,38 @@ def _in_doubt(
             sound &= good | (positive(pairs[1], pairs[2]) & ended)  # what is behind might turn it
         largest = pairs[4]
         if largest.dtype == tl.float32 and not exact_differences(CODE_X, CODE_Y):
-            # Differences are multiples of 2**-8 of the smaller of these; rounding keeps the order, so only the lanes
-            # with the largest matter.
+            # Rounding keeps the order, so only the lanes with the largest matter.
             if MIXED:
                 x_smallest, y_smallest = ends(of_strip(xs))[1], ends(of_strip(ys))[1]
+            EXACT_UP_TO: tl.constexpr = differences_up_to(CODE_X, CODE_Y, PACKED)
             wide = largest.to(tl.float64)
             least = tl.minimum(x_smallest[:, None, :], y_smallest[None, :, :])
             most = tl.max(bits_of(wide), axis=2, keep_dims=True)
-            sound &= (bits_of(wide) != most) | (wide <= 65536.0 * least)
+            sound &= (bits_of(wide) != most) | (wide <= EXACT_UP_TO * least)
     return tl.min(tl.ravel(sound.to(tl.int32)), axis=0) == 0
+
+
+@triton.jit
+def _walk(
+    arena, x_at, y_at, steps, length,
+    A: tl.constexpr, B: tl.constexpr,
+    CODE_X: tl.constexpr, SELF_X: tl.constexpr, CODE_Y: tl.constexpr, SELF_Y: tl.constexpr, PAIRS: tl.constexpr,
+    WIDTH: tl.constexpr, STAGES: tl.constexpr, UNROLL: tl.constexpr, SCALED: tl.constexpr, PACKED: tl.constexpr,
+):  # fmt: skip
+    """The sums of so many steps by `walk`, fast."""
+    HALVES_X: tl.constexpr = halves_in(CODE_X) if PACKED else ""
+    HALVES_Y: tl.constexpr = halves_in(CODE_Y) if PACKED else ""
+    BESIDE: tl.constexpr = HALVES_X != "" and HALVES_X == HALVES_Y and size_of(CODE_X) == size_of(CODE_Y)
+    SHORT: tl.constexpr = bits_in(CODE_X) + bits_in(CODE_Y) <= 16
+    xs, ys = no_self(A, CODE_X, HALVES_X != ""), no_self(B, CODE_Y, HALVES_Y != "")
+    pairs = no_pairs(A, B, SHORT, BESIDE)
+    for step in tl.range(0, steps, num_stages=STAGES, loop_unroll_factor=UNROLL):
+        xs, ys, pairs = vector(
+            arena, x_at, y_at, step * (THREADS * WIDTH), 0, length, xs, ys, pairs,
+            CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, WIDTH, 1, SCALED, PACKED, False,
+        )  # fmt: skip
+    pairs = single_pairs(pairs, HALVES_X, upper_differences(CODE_X, CODE_Y, PACKED))
+    return single_self(xs, HALVES_X), single_self(ys, HALVES_Y), pairs
 
 
 @triton.jit(do_not_specialize=["operands", "cell_count", "log2_strips", "columns"])  # a compilation takes seconds
@@ -143,7 +174,7 @@ def tile_kernel(
     """One program per (item, strip of its chunk, cell), the cells of a strip side by side: they share what L2 holds.
 
     2**log2_strips: at least as many as the longest item has; those behind the end are walked as strips of nothing.
-    PACKED: the GPU has the instructions of `halves`, for F8_E4M3 (`packed`) and bfloat16 (`walk`).
+    PACKED: the GPU has the instructions of `halves`, for `packed` and what `walk` says.
     WANTED: the sums of pairs that are taken, see `kernels.wanted`.
     """
     length, x_at, y_at, slots, cell = place(
@@ -151,33 +182,36 @@ def tile_kernel(
     )
     WIDTH: tl.constexpr = 16 // min(size_of(CODE_X), size_of(CODE_Y))
     STEP: tl.constexpr = THREADS * WIDTH
-    SHORT: tl.constexpr = bits_in(CODE_X) + bits_in(CODE_Y) <= 16
-    NARROW: tl.constexpr = PACKED and CODE_X == "F8_E4M3" and CODE_Y == "F8_E4M3"
-    SCALED: tl.constexpr = CODE_X == CODE_Y and not NARROW
+    FIXED: tl.constexpr = PACKED and fixed_point(CODE_X, CODE_Y)
+    SCALED: tl.constexpr = CODE_X == CODE_Y and not (PACKED and always_fixed(CODE_X))
     whole = length // STEP
-    if NARROW:
-        xs, ys, pairs = no_packed_self(A), no_packed_self(B), no_packed_pairs(A, B)
-        for step in tl.range(0, whole, num_stages=STAGES, loop_unroll_factor=UNROLL):
-            xs, ys, pairs = packed_vector(arena, x_at, y_at, step * STEP, length, xs, ys, pairs, SELF_X, SELF_Y, PAIRS)
-        pairs = unpacked_pairs(pairs, xs, ys, whole)
-        xs, ys = unpacked_self(xs, whole), unpacked_self(ys, whole)
-    else:
-        WORDS_X: tl.constexpr = PACKED and CODE_X == "BF16"
-        WORDS_Y: tl.constexpr = PACKED and CODE_Y == "BF16"
-        xs, ys = no_self(A, CODE_X, WORDS_X), no_self(B, CODE_Y, WORDS_Y)
-        pairs = no_pairs(A, B, SHORT, WORDS_X and WORDS_Y)
-        for step in tl.range(0, whole, num_stages=STAGES, loop_unroll_factor=UNROLL):
-            xs, ys, pairs = vector(
-                arena, x_at, y_at, step * STEP, 0, length, xs, ys, pairs,
-                CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, WIDTH, 1, SCALED, False,
+    if FIXED and always_fixed(CODE_X):
+        xs, ys, pairs = packed_walk(arena, x_at, y_at, whole, A, B, CODE_X, SELF_X, SELF_Y, PAIRS, STAGES, UNROLL)
+    elif FIXED:
+        steps = 0
+        if whole > 0 and whole * STEP == length:
+            fits = may_fit(arena, x_at, CODE_X)
+            if PAIRS:
+                fits &= may_fit(arena, y_at, CODE_Y)
+            if fits:
+                steps = whole
+        xs, ys, pairs = packed_walk(arena, x_at, y_at, steps, A, B, CODE_X, SELF_X, SELF_Y, PAIRS, STAGES, UNROLL)
+        if steps == 0 or not (fitted(xs, CODE_X) and fitted(ys, CODE_Y)):
+            xs, ys, pairs = _walk(
+                arena, x_at, y_at, whole, length,
+                A, B, CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, WIDTH, STAGES, 1, SCALED, PACKED,
             )  # fmt: skip
-        xs, ys, pairs = single_self(xs), single_self(ys), single_pairs(pairs)
+    else:
+        xs, ys, pairs = _walk(
+            arena, x_at, y_at, whole, length,
+            A, B, CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, WIDTH, STAGES, UNROLL, SCALED, PACKED,
+        )  # fmt: skip
 
     MIXED: tl.constexpr = size_of(CODE_X) != size_of(CODE_Y)
     again = _in_doubt(
-        xs, ys, pairs, whole * STEP == length, CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, SCALED, MIXED, WANTED
+        xs, ys, pairs, whole * STEP == length, CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, SCALED, MIXED, PACKED, WANTED
     )  # fmt: skip
-    if SHORT and not NARROW:
+    if pairs[4].dtype == tl.float32:
         plain = pairs[2] if plain_products(CODE_X, CODE_Y) else pairs[6]
         pairs = pairs[0], pairs[1], pairs[2], pairs[3], bits_of(pairs[4].to(tl.float64)), pairs[5], plain
     if again:
@@ -187,7 +221,7 @@ def tile_kernel(
     for part in range(whole * PARTS, tl.cdiv(length, STEP) * PARTS):
         xs, ys, pairs = vector(
             arena, x_at, y_at, part // PARTS * STEP, part % PARTS, length, xs, ys, pairs,
-            CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, WIDTH, PARTS, SCALED, True,
+            CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, WIDTH, PARTS, SCALED, False, True,
         )  # fmt: skip
 
     SCALE: tl.constexpr = scale_of(CODE_X) if SCALED else 1.0

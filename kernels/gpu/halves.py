@@ -12,9 +12,8 @@ import triton
 import triton.language as tl
 
 __all__ = [
-    "OFFSET",
     "added_up",
-    "bfloat16_differ",
+    "count_differing",
     "differ",
     "halves_of",
     "larger",
@@ -22,22 +21,38 @@ __all__ = [
     "largest_half",
     "magnitude_ends",
     "magnitudes",
+    "offset_of",
     "pattern",
     "wide",
 ]
 
-PIN = tl.constexpr(1.5 * 2.0**14)  # float32 of its size are multiples of 2**-9, as F8_E4M3 are
-OFFSET = tl.constexpr((4 * 0x46C00000) % (1 << 32))  # the bits of PIN four times, modulo 2**32
+
+@triton.constexpr_function
+def _pin(log2_unit: int) -> float:
+    """The middle of the float32 whose last bit is a unit."""
+    return 1.5 * 2.0 ** (23 + log2_unit)
+
+
+@triton.constexpr_function
+def offset_of(log2_unit: int) -> int:
+    """What `added_up` adds besides: the bits of that float32 four times, modulo 2**32."""
+    return 4 * ((127 + 23 + log2_unit) << 23 | 1 << 22) % (1 << 32)
 
 
 @triton.jit
-def halves_of(word):
-    """The four F8_E4M3 of a word as two words of float16, which holds them and their NaN."""
-    return tl.inline_asm_elementwise(
-        "{ .reg .b16 lower, upper; mov.b32 {lower, upper}, $2;"
-        " cvt.rn.f16x2.e4m3x2 $0, lower; cvt.rn.f16x2.e4m3x2 $1, upper; }",
-        "=r,=r,r", [word], dtype=(tl.int32, tl.int32), is_pure=True, pack=1,
-    )  # fmt: skip
+def halves_of(word, CODE: tl.constexpr):
+    """The four F8_E4M3 or F8_E5M2 of a word as two words of float16, which holds them, infinities and NaN."""
+    if CODE == "F8_E4M3":
+        return tl.inline_asm_elementwise(
+            "{ .reg .b16 lower, upper; mov.b32 {lower, upper}, $2;"
+            " cvt.rn.f16x2.e4m3x2 $0, lower; cvt.rn.f16x2.e4m3x2 $1, upper; }",
+            "=r,=r,r", [word], dtype=(tl.int32, tl.int32), is_pure=True, pack=1,
+        )  # fmt: skip
+    else:  # the upper bytes of float16
+        return tl.inline_asm_elementwise(
+            "prmt.b32 $0, $2, 0, 0x1404; prmt.b32 $1, $2, 0, 0x3424;",
+            "=&r,=r,r", [word], dtype=(tl.int32, tl.int32), is_pure=True, pack=1,
+        )  # fmt: skip
 
 
 @triton.jit
@@ -89,17 +104,17 @@ def differ(x, y):
 
 
 @triton.jit
-def bfloat16_differ(count, x, y):
-    """Counts in bfloat16, exact up to 256, with 1 added where two bfloat16 differ; of both halves."""
+def count_differing(count, x, y, KIND: tl.constexpr):
+    """Counts of both halves with 1 added where two numbers of KIND differ; of that KIND themselves, exact up to 256."""
     return tl.inline_asm_elementwise(
-        "{ .reg .b32 one; set.neu.bf16x2.bf16x2 one, $2, $3; add.rn.bf16x2 $0, $1, one; }",
+        "{ .reg .b32 one; set.neu." + KIND + "x2." + KIND + "x2 one, $2, $3; add.rn." + KIND + "x2 $0, $1, one; }",
         "=r,r,r,r", [count, x, y], dtype=tl.int32, is_pure=True, pack=1,
     )  # fmt: skip
 
 
 @triton.jit
 def magnitude_ends(largest, smallest, word):
-    """Of bfloat16, of both halves, as integers without a sign: the largest magnitude, and the smallest less 1.
+    """Largest magnitude of bfloat16 or float16, of both halves, and the smallest less 1; as integers without a sign.
 
     So NaN is above all others, and zero, less 1, too.
     """
@@ -138,19 +153,19 @@ def _multiplied(c, w0, w1, w2, w3, ones):
 
 
 @triton.jit
-def added_up(total, words, ones):
-    """An int32 sum in units of 2**-9 with F8_E4M3 added, those of eight words of float16, and OFFSET.
+def added_up(total, words, ones, LOG2_UNIT: tl.constexpr):
+    """An int32 sum in units of 2**LOG2_UNIT, with eight words of float16 that are multiples of it, and `offset_of` it.
 
     That holds of all threads of a warp together; which of them gets what is not said. So what a warp's threads hold at
     a time must be of one sum, which it is where threads lie along the last axis.
 
-    Each float32 of the product takes up four values, two of a multiplication: 1792 at most. Beside PIN that is exact in
-    whatever order it is added, and the bits of the float32 count units.
+    Each float32 of the product takes up four values, two of a multiplication. Of 2**20 units at most that is exact
+    beside a pin, in whatever order it is added, and the bits of the float32 count units.
 
     Args:
         ones: `pattern` of the sum's shape.
     """
-    pin = tl.full(total.shape, PIN, tl.float32)
+    pin = tl.full(total.shape, _pin(LOG2_UNIT), tl.float32)
     c = _multiplied((pin, pin, pin, pin), words[0], words[1], words[2], words[3], ones)
     c = _multiplied(c, words[4], words[5], words[6], words[7], ones)
     for k in tl.static_range(4):

@@ -7,8 +7,9 @@ A thread loads 16 bytes of every operand at a time and owns one lane of every su
 order of memory: its rounding error is below 256 units of 2**-53. The walk with care carries the rounding errors of Σx
 and Σxy along (two-sums), counts what is not finite, takes every maximum in float64, and masks what is behind the end.
 
-Where a GPU computes with two halves of a word, the fast walk takes the ends of bfloat16 (max|x| and the smallest
-magnitude) and its #(x ≠ y) of two elements at a time; until it is over these three sums are words of two.
+Where a GPU computes with two halves of a word, the fast walk decodes F8_E4M3 and F8_E5M2 to float16, two at a time.
+Of bfloat16 and float16 it takes the ends (max|x| and the smallest magnitude) and, of two of a kind, #(x ≠ y) of two
+elements at a time; until it is over these three sums are words of two.
 """
 
 from __future__ import annotations
@@ -17,23 +18,37 @@ import triton
 import triton.language as tl
 
 from . import constants
-from .decode import element
-from .dtypes import bits_in, derives_squares, exact_products, needs_least, scale_of, size_of, strip_of
+from .decode import element, half
+from .dtypes import (
+    bits_in,
+    derives_squares,
+    exact_products,
+    exact_strip,
+    halves_in,
+    needs_least,
+    scale_of,
+    size_of,
+    strip_of,
+    upper_differences,
+)
 from .exact import added, bits_of
-from .halves import bfloat16_differ, magnitude_ends
+from .halves import count_differing, halves_of, larger_magnitude, magnitude_ends
 
 __all__ = [
     "begin_of",
     "beside",
     "block_of",
     "columns_of",
+    "in_halves",
     "no_pairs",
     "no_self",
     "place",
     "single_pairs",
     "single_self",
+    "upper_half",
     "value",
     "vector",
+    "whole_of",
     "words",
 ]
 
@@ -95,6 +110,18 @@ def begin_of(start, part, k, OWN: tl.constexpr, WIDTH: tl.constexpr, PARTS: tl.c
         return start + part * (WIDTH // PARTS)
     else:
         return start + (part * (WIDTH // PARTS // OWN) + k // OWN) * (THREADS * OWN)
+
+
+@triton.jit
+def upper_half(x):
+    """The upper halves of float64 as the float32 of these bits, which sort as they do."""
+    return (x.to(tl.int64, bitcast=True) >> 32).to(tl.int32).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def whole_of(upper):
+    """The float64 with such upper halves, and zeros behind them, as float32."""
+    return (upper.to(tl.int32, bitcast=True).to(tl.int64) << 32).to(tl.float64, bitcast=True).to(tl.float32)
 
 
 @triton.jit
@@ -165,12 +192,15 @@ def beside(
 def value(
     words, begin, length,
     OWN: tl.constexpr, K: tl.constexpr, CODE: tl.constexpr,
-    SCALED: tl.constexpr, MASKED: tl.constexpr, CAREFUL: tl.constexpr,
+    SCALED: tl.constexpr, MASKED: tl.constexpr, CAREFUL: tl.constexpr, HALVES: tl.constexpr = "",
 ):  # fmt: skip
     """Element K of 16 bytes as working type [A, THREADS], in units of `scale_of` the dtype where SCALED.
 
     begin, OWN: as for `block_of`. MASKED: elements behind the end are 0. CAREFUL: NaN of F8_E4M3 is read as NaN.
+    HALVES: words are `in_halves`.
     """
+    if HALVES == "f16":
+        return half(words[K // 2], 2 * (K % 2))
     x = element(words[0], words[1], words[2], words[3], K, CODE, size_of(CODE), CAREFUL)
     if not CAREFUL and not SCALED and scale_of(CODE) != 1.0:
         x *= scale_of(CODE)
@@ -212,14 +242,15 @@ def _add_self(
 @triton.jit
 def _add_pairs(
     sums, run, x, y,
-    BITS: tl.constexpr, EXACT: tl.constexpr, DERIVED: tl.constexpr, CAREFUL: tl.constexpr,
+    BITS: tl.constexpr, EXACT: tl.constexpr, DERIVED: tl.constexpr, UPPER: tl.constexpr, CAREFUL: tl.constexpr,
 ):  # fmt: skip
     """An element of every x [A, THREADS] and y [B, THREADS] added to the sums of their pairs [A, B, THREADS].
 
-    DERIVED: Σd² follows from other sums, and Σ|d| is added to a run in float32, which is exact.
+    DERIVED: Σd² follows from other sums, and Σ|d| is added to a run in float32, which is exact. UPPER: the maximum is
+    of the upper halves of float64.
     """
     sum_abs, squares, dot, low, largest, differing, plain = sums
-    if largest.dtype == tl.float32 or (DERIVED and not CAREFUL):
+    if (largest.dtype == tl.float32 and not UPPER) or (DERIVED and not CAREFUL):
         short = tl.abs(x[:, None, :] - y[None, :, :])
         if largest.dtype == tl.float32:
             largest = tl.maximum(largest, short, propagate_nan=NAN_WINS)
@@ -233,6 +264,8 @@ def _add_pairs(
     x = x.to(tl.float64)[:, None, :]
     y = y.to(tl.float64)[None, :, :]
     d = x - y
+    if UPPER:
+        largest = larger_magnitude(largest, upper_half(d))
     if DERIVED and not CAREFUL:
         run += short
     else:
@@ -254,24 +287,38 @@ def _add_pairs(
 
 
 @triton.jit
+def in_halves(words, CODE: tl.constexpr, HALVES: tl.constexpr):
+    """Four words as words of two numbers of 16 bits where HALVES says so: of 8-bit floats eight."""
+    if HALVES == "f16" and size_of(CODE) == 1:
+        return (
+            halves_of(words[0], CODE)
+            + halves_of(words[1], CODE)
+            + halves_of(words[2], CODE)
+            + halves_of(words[3], CODE)
+        )
+    else:
+        return words
+
+
+@triton.jit
 def _add_ends(sums, words):
-    """16 bytes of bfloat16 of each operand added to the ends, where these are words."""
+    """16 bytes of each operand added to the ends, where these are words."""
     sum_abs, squares, total, low, largest, smallest, nonfinite = sums
     if largest.dtype == tl.int32:
-        for k in tl.static_range(4):
+        for k in tl.static_range(len(words)):
             largest, smallest = magnitude_ends(largest, smallest, words[k])
     return sum_abs, squares, total, low, largest, smallest, nonfinite
 
 
 @triton.jit
-def _add_differing(sums, x, y):
-    """16 bytes of bfloat16 of every x and y added to the counts of their pairs, where these are words."""
+def _add_differing(sums, x, y, HALVES: tl.constexpr):
+    """16 bytes of every x and y added to the counts of their pairs, where these are words."""
     sum_abs, squares, dot, low, largest, differing, plain = sums
     if differing.dtype == tl.int32:
-        for k in tl.static_range(4):
+        for k in tl.static_range(len(x)):
             x_word = tl.broadcast_to(x[k][:, None, :], differing.shape)
             y_word = tl.broadcast_to(y[k][None, :, :], differing.shape)
-            differing = bfloat16_differ(differing, x_word, y_word)
+            differing = count_differing(differing, x_word, y_word, HALVES)
     return sum_abs, squares, dot, low, largest, differing, plain
 
 
@@ -279,14 +326,22 @@ def _add_differing(sums, x, y):
 def vector(
     arena, x_at, y_at, start, part, length, xs, ys, pairs,
     CODE_X: tl.constexpr, SELF_X: tl.constexpr, CODE_Y: tl.constexpr, SELF_Y: tl.constexpr, PAIRS: tl.constexpr,
-    WIDTH: tl.constexpr, PARTS: tl.constexpr, SCALED: tl.constexpr, CAREFUL: tl.constexpr,
+    WIDTH: tl.constexpr, PARTS: tl.constexpr, SCALED: tl.constexpr, PACKED: tl.constexpr, CAREFUL: tl.constexpr,
 ):  # fmt: skip
     """One of PARTS of a step of WIDTH elements a thread: 16 bytes of an operand at a time.
 
-    SCALED: in units of `scale_of` both. Of two dtypes of two sizes, lanes of pairs are those of the wider one.
+    SCALED: in units of `scale_of` both. PACKED: the GPU has the instructions of `halves`; for the fast walk.
+
+    Of two dtypes of two sizes, lanes of pairs are those of the wider one. So are, in the fast walk, those of a narrower
+    one's self sums if they are exact, whatever the lanes: an element is decoded once then.
     """
     OWN_X: tl.constexpr = 16 // size_of(CODE_X)
     OWN_Y: tl.constexpr = 16 // size_of(CODE_Y)
+    HALVES_X: tl.constexpr = halves_in(CODE_X) if PACKED else ""
+    HALVES_Y: tl.constexpr = halves_in(CODE_Y) if PACKED else ""
+    UPPER: tl.constexpr = upper_differences(CODE_X, CODE_Y, PACKED)
+    TURNED_X: tl.constexpr = PAIRS and OWN_X > OWN_Y and exact_strip(CODE_X, CODE_X) and not CAREFUL
+    TURNED_Y: tl.constexpr = PAIRS and OWN_Y > OWN_X and exact_strip(CODE_Y, CODE_Y) and not CAREFUL
     LEAST: tl.constexpr = needs_least(CODE_X, CODE_Y, PAIRS)
     DERIVED: tl.constexpr = PAIRS and derives_squares(CODE_X, CODE_Y)
     run = tl.zeros(pairs[0].shape, tl.float32)
@@ -294,40 +349,48 @@ def vector(
         if k % OWN_X == 0:
             x_begin = begin_of(start, part, k, OWN_X, WIDTH, PARTS)
             x_block = block_of(arena, x_at, x_begin, length, OWN_X, size_of(CODE_X), CAREFUL)
-            x_words = words(x_block)
+            x_words = in_halves(words(x_block), CODE_X, HALVES_X)
             xs = _add_ends(xs, x_words)
-        x = value(x_words, x_begin, length, OWN_X, k % OWN_X, CODE_X, SCALED, CAREFUL, CAREFUL)
-        xs = _add_self(xs, x, bits_in(CODE_X), SELF_X, SELF_X or DERIVED, LEAST, CAREFUL)
+        if not TURNED_X:
+            x = value(x_words, x_begin, length, OWN_X, k % OWN_X, CODE_X, SCALED, CAREFUL, CAREFUL, HALVES_X)
+            xs = _add_self(xs, x, bits_in(CODE_X), SELF_X, SELF_X or DERIVED, LEAST, CAREFUL)
         if PAIRS:
             if k % OWN_Y == 0:
                 y_begin = begin_of(start, part, k, OWN_Y, WIDTH, PARTS)
                 y_block = block_of(arena, y_at, y_begin, length, OWN_Y, size_of(CODE_Y), CAREFUL)
-                y_words = words(y_block)
+                y_words = in_halves(words(y_block), CODE_Y, HALVES_Y)
                 ys = _add_ends(ys, y_words)
-                pairs = _add_differing(pairs, x_words, y_words)
-            y = value(y_words, y_begin, length, OWN_Y, k % OWN_Y, CODE_Y, SCALED, CAREFUL, CAREFUL)
-            ys = _add_self(ys, y, bits_in(CODE_Y), SELF_Y, SELF_Y or DERIVED, LEAST, CAREFUL)
+                pairs = _add_differing(pairs, x_words, y_words, HALVES_X)
+            if not TURNED_Y:
+                y = value(y_words, y_begin, length, OWN_Y, k % OWN_Y, CODE_Y, SCALED, CAREFUL, CAREFUL, HALVES_Y)
+                ys = _add_self(ys, y, bits_in(CODE_Y), SELF_Y, SELF_Y or DERIVED, LEAST, CAREFUL)
             if OWN_X > OWN_Y:
                 if k % (OWN_Y if CAREFUL else WIDTH) == 0:
                     x_words_of_y = beside(
                         arena, x_at, x_block, y_begin, length, OWN_Y, CODE_X, OWN_X // OWN_Y, CAREFUL
                     )  # fmt: skip
+                    x_words_of_y = in_halves(x_words_of_y, CODE_X, HALVES_X)
                 x = value(
                     x_words_of_y, y_begin, length, OWN_Y, k % (OWN_Y if CAREFUL else WIDTH), CODE_X,
-                    SCALED, CAREFUL, CAREFUL,
+                    SCALED, CAREFUL, CAREFUL, HALVES_X,
                 )  # fmt: skip
+                if TURNED_X:
+                    xs = _add_self(xs, x, bits_in(CODE_X), SELF_X, SELF_X, LEAST, CAREFUL)
             if OWN_Y > OWN_X:
                 if k % (OWN_X if CAREFUL else WIDTH) == 0:
                     y_words_of_x = beside(
                         arena, y_at, y_block, x_begin, length, OWN_X, CODE_Y, OWN_Y // OWN_X, CAREFUL
                     )  # fmt: skip
+                    y_words_of_x = in_halves(y_words_of_x, CODE_Y, HALVES_Y)
                 y = value(
                     y_words_of_x, x_begin, length, OWN_X, k % (OWN_X if CAREFUL else WIDTH), CODE_Y,
-                    SCALED, CAREFUL, CAREFUL,
+                    SCALED, CAREFUL, CAREFUL, HALVES_Y,
                 )  # fmt: skip
+                if TURNED_Y:
+                    ys = _add_self(ys, y, bits_in(CODE_Y), SELF_Y, SELF_Y, LEAST, CAREFUL)
             pairs, run = _add_pairs(
                 pairs, run, x, y,
-                bits_in(CODE_X) + bits_in(CODE_Y), exact_products(CODE_X, CODE_Y), DERIVED, CAREFUL,
+                bits_in(CODE_X) + bits_in(CODE_Y), exact_products(CODE_X, CODE_Y), DERIVED, UPPER, CAREFUL,
             )  # fmt: skip
     if DERIVED and not CAREFUL:
         pairs = pairs[0] + run.to(tl.float64), pairs[1], pairs[2], pairs[3], pairs[4], pairs[5], pairs[6]
@@ -358,20 +421,31 @@ def no_pairs(A: tl.constexpr, B: tl.constexpr, SHORT: tl.constexpr, WORDS: tl.co
 
 
 @triton.jit
-def single_self(sums):
+def _number(bits, HALVES: tl.constexpr):
+    """The number of 16 bits in the lower half of a word, as float32."""
+    if HALVES == "bf16":
+        return (bits << 16).to(tl.float32, bitcast=True)
+    else:
+        return half(bits, 0)
+
+
+@triton.jit
+def single_self(sums, HALVES: tl.constexpr):
     """Self sums whose ends are of single elements, as they are without words."""
     sum_abs, squares, total, low, largest, smallest, nonfinite = sums
     if largest.dtype == tl.int32:
-        largest = (tl.maximum(largest & 0xFFFF, (largest >> 16) & 0xFFFF) << 16).to(tl.float32, bitcast=True)
-        least = tl.minimum(smallest & 0xFFFF, (smallest >> 16) & 0xFFFF) + 1
-        smallest = ((least << 17) - 2).to(tl.uint32, bitcast=True)
+        largest = _number(tl.maximum(largest & 0xFFFF, (largest >> 16) & 0xFFFF), HALVES)
+        least = _number(tl.minimum(smallest & 0xFFFF, (smallest >> 16) & 0xFFFF) + 1, HALVES)
+        smallest = (least.to(tl.uint32, bitcast=True) << 1) - 2
     return sum_abs, squares, total, low, largest, smallest, nonfinite
 
 
 @triton.jit
-def single_pairs(sums):
-    """Pair sums with one count, likewise."""
+def single_pairs(sums, HALVES: tl.constexpr, UPPER: tl.constexpr):
+    """Pair sums with one count, likewise, and with a float32 as maximum where it is the upper half of a float64."""
     sum_abs, squares, dot, low, largest, differing, plain = sums
     if differing.dtype == tl.int32:
-        differing = (differing << 16).to(tl.float32, bitcast=True) + (differing & -65536).to(tl.float32, bitcast=True)
+        differing = _number(differing & 0xFFFF, HALVES) + _number((differing >> 16) & 0xFFFF, HALVES)
+    if UPPER:
+        largest = whole_of(largest)
     return sum_abs, squares, dot, low, largest, differing, plain

@@ -14,10 +14,20 @@ from pathlib import Path
 
 import numpy as np
 
+from weighbridge.kernels.decoders import DECODERS
 from weighbridge.kernels.wanted import Wanted
 
 TOOLS = "backends/nvidia/bin"
 MAIN = ("F32", "BF16", "F8_E4M3")
+WALKS = (
+    *((code, code, shape) for code in MAIN for shape in ((1, 1), (4, 1), (2, 2))),
+    ("F8_E5M2", "F8_E5M2", (1, 1)),
+    ("F16", "F16", (1, 1)),
+    ("F8_E4M3", "F8_E5M2", (1, 1)),
+    ("F8_E4M3", "BF16", (1, 1)),
+    ("F8_E4M3", "F32", (1, 1)),
+    ("BF16", "F32", (1, 1)),
+)
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,11 @@ def launch_of(x, y=None, shape=(1, 1), selfs=None):
 
     self_x, self_y = (True, shape[1] == 1 and y is not None) if selfs is None else selfs
     return Launch(x, y or x, self_x, self_y, y is not None, np.zeros((1, 1), np.int64), shape)
+
+
+def elements_of(launch):
+    """Elements of an operand that a thread takes in one step."""
+    return 16 // min(DECODERS[code].itemsize for code in (launch.x, launch.y))
 
 
 def steps_of(launch, float64=True):
@@ -156,21 +171,18 @@ def _machine(listing, registers, warps):
 
 
 def _table(folder):
-    print("dtypes      cell   sm  registers  per element or pair: all  float64  conversions  16-byte loads   closing")
-    from weighbridge.kernels.decoders import DECODERS
-
-    for code in MAIN:
-        for shape in ((1, 1), (4, 1), (2, 2)):
-            launch = launch_of(code, code, shape)
-            machine = compiled(launch, 90, True, folder)
-            pairs = 16 // DECODERS[code].itemsize * shape[0] * shape[1] * steps_of(launch)
-            count = Counter(op.split(".")[0] for op in machine.fast)
-            double = sum(count[op] for op in ("DADD", "DMUL", "DFMA"))
-            print(
-                f"{code:10}  {shape}  90  {machine.registers:9}  {len(machine.fast) / pairs:24.1f}"
-                f"  {double / pairs:7.1f}  {count['F2F'] / pairs:11.2f}  {len(machine.loads()) / pairs:13.3f}"
-                f"  {machine.straight:8}"
-            )
+    print("dtypes              cell   sm  registers   a pair: all  float64  conversions  16-byte loads   closing")
+    for x, y, shape in WALKS:
+        launch = launch_of(x, y, shape)
+        machine = compiled(launch, 90, True, folder)
+        pairs = elements_of(launch) * shape[0] * shape[1] * steps_of(launch)
+        count = Counter(op.split(".")[0] for op in machine.fast)
+        double = sum(count[op] for op in ("DADD", "DMUL", "DFMA"))
+        print(
+            f"{x:8}  {y:8}  {shape}  90  {machine.registers:9}  {len(machine.fast) / pairs:12.1f}"
+            f"  {double / pairs:7.1f}  {count['F2F'] / pairs:11.2f}  {len(machine.loads()) / pairs:13.3f}"
+            f"  {machine.straight:8}"
+        )
 
 
 if __name__ == "__main__":

@@ -127,6 +127,21 @@ def _add_bfloat16(x, y):
     return _word((total >> 16).astype(np.uint16))
 
 
+def _add_float16(x, y):
+    exact = _numbers(x, "f16") + _numbers(y, "f16")
+    total = exact.astype(np.float16)
+    assert np.array_equal(total, exact), "rounding is not done here"
+    return _word(total.view(np.uint16))
+
+
+def _permuted(x, y, selector):
+    """Bytes of two words, each named by four bits; their fourth bit, which spreads a sign, is not done here."""
+    assert not selector & 0x8888
+    both = np.stack([np.broadcast_to(word, x.shape) for word in (x, y)], axis=-1).view(np.uint8)
+    taken = both[..., [selector >> shift & 7 for shift in (0, 4, 8, 12)]]
+    return np.ascontiguousarray(taken).view(np.uint32)[..., 0]
+
+
 def _by_halves(operation):
     return lambda x, y: _word(operation(_halves(np.broadcast_to(x, y.shape)), _halves(y)))
 
@@ -154,6 +169,7 @@ _OPERATIONS = {
     "abs.f32": lambda x: x & np.uint32(0x7FFFFFFF),
     "abs.f16x2": lambda x: x & np.uint32(0x7FFF7FFF),
     "add.rn.bf16x2": _add_bfloat16,
+    "add.rn.f16x2": _add_float16,
     "add.u16x2": lambda x, y: _word(_halves(x) + _halves(np.broadcast_to(y, x.shape))),
     "add.u32": lambda x, y: x + y,
     "and.b32": lambda x, y: x & y,
@@ -167,6 +183,7 @@ _OPERATIONS = {
     "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32": _multiply,
     "mov.b32": _moved,
     "mov.u32": lambda x: x,
+    "prmt.b32": _permuted,
     "selp.b32": lambda x, y, where: np.where(where, x, y),
     "set.neu.bf16x2.bf16x2": _unequal("bf16"),
     "set.neu.f16x2.f16x2": _unequal("f16"),
