@@ -412,6 +412,20 @@ def test_slots_of_many_chunks_are_added_to_those_of_their_tensors(chunks):
         np.testing.assert_allclose(found[k, :, 4], wanted[:, 4], rtol=1e-9)  # what low parts may lose comes on top
 
 
+def test_what_a_tensor_comes_to_does_not_depend_on_its_company():
+    """Nor does the bound: whether a tensor is in doubt, and is computed in another way, must not either."""
+    import torch
+
+    def added(chunks, slots):
+        tile = gpu.Tile(["F32"] * 2, np.array(chunks) * CHUNK, np.array([(1, 0)]), gpu_backend.DEVICE)
+        tile._slots.copy_(torch.from_numpy(slots))
+        return tile.added().cpu().numpy()
+
+    slots = np.random.default_rng(104).normal(size=((5 + FAN) * STRIPS, 3, SLOTS))
+    together, alone = added([5, FAN], slots), added([5], slots[: 5 * STRIPS])
+    assert same_bits(together[:1], alone)
+
+
 @pytest.mark.parametrize("code", ["BF16", "F32"])
 def test_sums_of_nothing_but_opposites_are_certain_on_the_device(code):
     """Where adding the lanes loses nothing the bound is 0, so Σx = 0 is not looked at again."""
