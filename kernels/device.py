@@ -24,12 +24,17 @@ class DeviceTile:
         codes, elements, pairs: as for `cpu.tile_sums`.
         device: a torch device, or its name.
         wanted: as for `cpu.Tile`.
+        held: which items there are slots for; by default all. Of a tensor whose slots do not fit at once, several tiles
+            hold some each: what they have left comes together by `fold`.
         float64, force: see the backends.
     Raises:
         KeyError: a dtype has no decoder; the engine leaves such tensors out beforehand.
     """
 
     TASK_BYTES: int
+
+    GROUP: int
+    """Chunks of a tensor that are folded at a time, whatever tiles they are from."""
 
     def __init__(
         self,
@@ -39,6 +44,7 @@ class DeviceTile:
         device: torch.device | str,
         *,
         wanted: Wanted = Wanted.ALL,
+        held: range | None = None,
         float64: bool | None = None,
         force: bool = False,
     ) -> None:
@@ -47,6 +53,7 @@ class DeviceTile:
         self._host = cpu.Tile(codes, elements, pairs, wanted=wanted, force=force)
         self.decoders, self.itemsizes = self._host.decoders, self._host.itemsizes
         self.elements, self.pairs, self.items = self._host.elements, self._host.pairs, self._host.items
+        self.held = range(len(self.items)) if held is None else held
         self.device, self._float64 = torch.device(device), float64
         self._make_slots()
 

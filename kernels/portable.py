@@ -26,10 +26,11 @@ from .layout import PAIR_SLOTS, SELF_SLOTS
 from .wanted import Wanted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import torch
 
+    from . import cpu
     from .cpu import Resolve
 
 __all__ = ["TASK_BYTES", "Tile", "WORKSPACE_BYTES"]
@@ -52,6 +53,7 @@ class Tile(DeviceTile):
     Args:
         codes, elements, pairs, wanted: as for `cpu.tile_sums`.
         device: a torch device, or its name.
+        held: as for `DeviceTile`.
         float64: taken for the interface's sake; this backend computes in float64 always.
         force: as for `cpu.Tile`; every dot product here is compensated, so it makes no difference.
     Raises:
@@ -59,11 +61,12 @@ class Tile(DeviceTile):
     """
 
     TASK_BYTES = TASK_BYTES
+    GROUP = 128  # or any other number: the host adds chunk by chunk
 
     def _make_slots(self) -> None:
         import torch
 
-        count = len(self.items)
+        count = len(self.held)
         wide: dict[str, Any] = {"dtype": torch.float64, "device": self.device}
         self._self_slots = torch.zeros((count, len(self.decoders), SELF_SLOTS), **wide)
         self._pair_slots = torch.zeros((count, len(self.pairs), PAIR_SLOTS), **wide)
@@ -73,7 +76,7 @@ class Tile(DeviceTile):
         """Fill the slots of some items, on torch's current stream.
 
         Args:
-            items: rows of `self.items`, their tensors numbered as the rows of `addresses`.
+            items: rows of `self.items` that are held, their tensors numbered as the rows of `addresses`.
             addresses: (K', N) int64, where each operand's first element lies or would lie; only the elements of `items`
                 are touched.
             arena: the (bytes,) uint8 tensor on the device in which the addresses lie. Without it they are addresses in
@@ -93,22 +96,29 @@ class Tile(DeviceTile):
 
     def slots(self, first: int, last: int) -> tuple[torch.Tensor, torch.Tensor]:
         """What `run` has left of the items from `first` to before `last`, in the memory of the host."""
-        return self._self_slots[first:last].cpu(), self._pair_slots[first:last].cpu()
+        some = slice(first - self.held.start, last - self.held.start)
+        return self._self_slots[some].cpu(), self._pair_slots[some].cpu()
 
-    def put_slots(self, first: int, slots: tuple[torch.Tensor, torch.Tensor]) -> None:
-        """Take what another tile of the same tensors has of the items from `first` on, as if `run` had left it here."""
-        for mine, theirs in zip((self._self_slots, self._pair_slots), slots, strict=True):
-            mine[first:][: len(theirs)].copy_(theirs)
+    def fold(self, folded: cpu.Tile | None, slots: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> cpu.Tile:
+        """What the chunks of one tensor come to, those before these `slots` and these, as `gpu.Tile.fold`."""
+        selfs, pairs = (np.concatenate(column) for column in zip(*slots, strict=True))
+        host = folded or self._host
+        with host.part(host.next_item, host.next_item + len(selfs)):
+            host._self_slots[:], host._pair_slots[:] = selfs, pairs[:, host._order]
+        return host
 
-    def finish(self, resolve: Resolve, threads: int) -> tuple[np.ndarray, np.ndarray]:
+    def finish(self, resolve: Resolve, threads: int, folded: cpu.Tile | None = None) -> tuple[np.ndarray, np.ndarray]:
         """The sums of all tensors, certified to 1e-12, as `cpu.Tile.finish`: what is in doubt is run again there.
 
         Args:
             resolve: tensors (Q,) -> addresses (Q, N) in the memory of the host.
             threads: for that.
+            folded: what `fold` has made of all chunks of the one tensor, where this tile does not hold them all.
         Returns:
             (K, N, 6) and (K, P, 5) float64.
         """
+        if folded is not None:
+            return folded.finish(resolve, threads)
         # The host's tile keeps its pairs in an order of its own.
         selfs, pairs = self._self_slots.cpu().numpy(), self._pair_slots.cpu().numpy()[:, self._host._order]
         for part in self._host.parts(threads):
@@ -120,7 +130,7 @@ class Tile(DeviceTile):
         import torch
 
         lengths = torch.from_numpy(np.ascontiguousarray(items[:, 2])).to(self.device)
-        slots = torch.from_numpy(np.ascontiguousarray(items[:, 3])).to(self.device)
+        slots = torch.from_numpy(items[:, 3] - self.held.start).to(self.device)
         inside = None
         if (items[:, 2] != width).any():
             inside = torch.arange(width, device=self.device) < lengths[:, None]
