@@ -3,7 +3,8 @@
 
 PYTHON ?= python3
 VENV := .venv
-PIP_INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Bytecode is left to the first import: torch and transformers have thousands of modules that nobody here imports.
+PIP_INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 INSTALLED_FROM := setup.cfg pyproject.toml constraints.txt
 
 .PHONY: help demo test lint format bench bench-gpu tables clean

@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from .engine.lineage.acts import lineage
     from .engine.lineage.tree import Tree
     from .engine.matching import Ledger, LedgerRow
-    from .engine.matrix import Matrix, matrix, open_matrix
+    from .engine.matrix import matrix, open_matrix
+    from .engine.matrix_table import Matrix
     from .engine.results import Results, open_results
     from .engine.sweep import sweep
     from .engine.table import Comparison, Inspection, Row
@@ -47,7 +48,7 @@ _HOMES = {
     "Inspection": "table",
     "Ledger": "matching",
     "LedgerRow": "matching",
-    "Matrix": "matrix",
+    "Matrix": "matrix_table",
     "Results": "results",
     "Row": "table",
     "TensorRef": "checkpoint",

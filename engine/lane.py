@@ -6,8 +6,9 @@
 
 The others leave for the driver, in one queue, what it is to do. So the readers go on to the next share while the
 present one is computed, and its buffers are sent while the sums of the present one come back: the bus has no pause
-between shares. Half of the device's memory is for the ring, and a quarter for the slots of each of the two. What goes
-wrong with the next share is kept until the present one is done.
+between shares. Half of the device's memory is for the ring, and a quarter for the slots of each of the two: a tensor
+that has more is done in runs of chunks, as several shares. What goes wrong with the next share is kept until the
+present one is done.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ __all__ = ["Job", "Lane", "Take", "Tell"]
 
 _SPARE = 4  # buffers beyond one for each reader: one being copied, one being computed, two waiting
 _FULL = ("out of memory", "can't allocate memory")  # the latter torch says of the host's
-_SLOTS = 3  # of a chunk and column, on the backend that has most: of two strips, and for what they come to
+_SLOTS = 3  # of a chunk and column, on the backend that has most: of two strips, and what is added up beside them
 
 Take = Callable[[bool], Share | None]
 """Hands out the next share, None where there is none; told whether the device still has one to do."""
@@ -133,6 +134,14 @@ class Lane:
         self._ring = Ring(self._transport, self._budget // 2)
         self._buffers = limits.buffers or job.readers + _SPARE
         self._buffer_bytes = max(1, min(limits.buffer_bytes, self._ring.room_bytes // self._buffers))
+        columns = sum(len(way.operands) + len(way.pairs) for way in job.ways)
+        chunk_bytes = columns * _SLOTS * SELF_SLOTS * 8
+        self._chunks = self._budget // 4 // chunk_bytes  # as many as have room for their slots
+        if not self._chunks:
+            raise DeviceMemoryError(
+                f"{device.name} would need {chunk_bytes:,} bytes for the sums of one chunk of all operands and pairs "
+                f"and may use {self._budget // 4:,}; raise --device-memory, or use --device cpu."
+            )
         self._line: deque[_Run] = deque()  # the present share, and the next
         self._waiting: deque[Share] = deque()  # parts of what was taken that have no place in the line yet
         self._to_do: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
@@ -210,9 +219,7 @@ class Lane:
             if len(self._line) > 1 or not present.begun or present.unread > len(self._ring):
                 return
         if not self._waiting and (share := take(bool(self._line))) is not None:
-            columns = sum(len(way.operands) + len(way.pairs) for way in self._job.ways)
-            chunks = max(self._budget // 4 // (columns * _SLOTS * SELF_SLOTS * 8), 1)
-            self._waiting.extend(share.cut(chunks))
+            self._waiting.extend(share.cut(self._chunks))
         if self._waiting:
             run = _Run(self._waiting.popleft())
             self._line.append(run)
@@ -289,7 +296,7 @@ class Lane:
     def _smaller(self, share: Share, error: BaseException) -> list[Share]:
         """Halve the ring and the share; raise DeviceMemoryError where neither can be."""
         can_halve = self._buffer_bytes > self._job.limits.least_bytes
-        if not can_halve and len(share.batch.members) == 1:
+        if not can_halve and share.chunk_count <= 1:
             tensor = share.batch.members[0]
             nbytes = bytes_of(share.batch, self._job.ways)
             raise DeviceMemoryError(
@@ -341,7 +348,7 @@ class Lane:
                 float64=self.device.float64,
                 workspace_bytes=self._workspace,
             )
-            run.tile = tiles_of(batch, job.ways, make)
+            run.tile = tiles_of(batch, job.ways, make, chunks=run.share.chunks)
         itemsizes = run.tile.itemsizes
         with job.opening:
             run.packing = Packing(job.files, batch.placed, run.tile.sizes, itemsizes)
@@ -366,7 +373,7 @@ class Lane:
             return np.array(rows, np.int64)
 
         with self._transport.computing():
-            return run.share.sums(run.tile, resolve, job.threads)
+            return run.share.sums(run.tile, self.device.kernels.Tile.GROUP, resolve, job.threads)
 
 
 def _cut(items: np.ndarray, itemsizes: np.ndarray, most: int) -> list[np.ndarray]:
@@ -385,8 +392,7 @@ def _buffers_of(share: Share, most: int) -> tuple[int, int]:
     elements = share.batch.elements
     itemsizes = share.batch.itemsizes
     chunk = int(packed_bytes(np.array([[0, 0, min(int(elements.max()), CHUNK)]]), itemsizes)[0])
-    chunks = len(share.chunks) if share.chunks is not None else int((-(-elements // CHUNK)).sum())
-    nbytes = share.nbytes + ALIGNMENT * len(itemsizes) * chunks
+    nbytes = share.nbytes + ALIGNMENT * len(itemsizes) * share.chunk_count
     size = min(nbytes, max(most, chunk))
     return size, -(-nbytes // max(size, 1))
 

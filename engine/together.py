@@ -75,7 +75,11 @@ def bytes_of(batch: Batch, ways: Sequence[Way]) -> int:
 
 
 def tiles_of(
-    batch: Batch, ways: Sequence[Way], tile: Callable[..., Any], piece_bytes: int | None = None
+    batch: Batch,
+    ways: Sequence[Way],
+    tile: Callable[..., Any],
+    piece_bytes: int | None = None,
+    chunks: range | None = None,
 ) -> One | Together:
     """The tiles of a batch, one for each way, run as one tile over all joined operands would be.
 
@@ -85,8 +89,15 @@ def tiles_of(
         tile: makes a tile of a backend from dtypes, elements and pairs.
         piece_bytes: what one tile is run over before the next, of common operands; None: all that it is given, as on a
             device, to whose memory that was brought already.
+        chunks: those of the only tensor that tiles of a device are to hold; None: all of all tensors.
     """
-    made = [tile(way.dtypes(batch), way.of(batch), way.pairs) for way in ways]
+    made = []
+    for way in ways:
+        elements, held = way.of(batch), {}
+        if chunks is not None:
+            end = -(-int(elements[0]) // CHUNK)
+            held = {"held": range(min(chunks.start, end), min(chunks.stop, end))}
+        made.append(tile(way.dtypes(batch), elements, way.pairs, **held))
     sizes = lengths(batch, ways)
     if len(ways) == 1 and ways[0].operands == tuple(range(len(batch.dtypes))):
         return One(batch, made[0], sizes)
@@ -119,11 +130,15 @@ class One:
     def slots(self, first: int, last: int) -> list[Any]:
         return [self._tile.slots(first, last)]
 
-    def put_slots(self, first: int, slots: Sequence[Any]) -> None:
-        self._tile.put_slots(first, slots[0])
+    def fold(
+        self, folded: Sequence[Any] | None, slots: Sequence[Sequence[Any]], resolve: Resolve, threads: int
+    ) -> list[Any]:
+        return [self._tile.fold(None if folded is None else folded[0], [each for (each,) in slots], resolve, threads)]
 
-    def finish(self, resolve: Resolve, threads: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        return [self._tile.finish(resolve, threads)]
+    def finish(
+        self, resolve: Resolve, threads: int, folded: Sequence[Any] | None = None
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        return [self._tile.finish(resolve, threads, *folded or ())]
 
 
 class Together:
@@ -223,18 +238,42 @@ class Together:
         return pieces, np.r_[np.flatnonzero(np.diff(run, prepend=-1)), len(pieces)]
 
     def slots(self, first: int, last: int) -> list[Any]:
-        """What `run` has left of the items from `first` to before `last`, of each tile, in the memory of the host."""
+        """What `run` has left of the items from `first` to before `last`, of each tile, in the memory of the host.
+
+        None stands for a tile that has none of them.
+        """
         ends = [(int(before[first]), int(before[last])) for before in self._before]
-        return [tile.slots(*each) for tile, each in zip(self._tiles, ends, strict=True)]
-
-    def put_slots(self, first: int, slots: Sequence[Any]) -> None:
-        """Take what another of these has of the items from `first` on, as if `run` had left it here."""
-        for tile, before, each in zip(self._tiles, self._before, slots, strict=True):
-            tile.put_slots(int(before[first]), each)
-
-    def finish(self, resolve: Resolve, threads: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        """The sums of every way, as `cpu.Tile.finish`; `resolve` gives the addresses of all joined operands."""
         return [
-            tile.finish(lambda tensors, columns=columns: resolve(tensors)[:, columns], threads)  # type: ignore[misc]
-            for tile, columns in zip(self._tiles, self._columns, strict=True)
+            tile.slots(begin, end) if begin < end else None
+            for tile, (begin, end) in zip(self._tiles, ends, strict=True)
         ]
+
+    def fold(
+        self, folded: Sequence[Any] | None, slots: Sequence[Sequence[Any]], resolve: Resolve, threads: int
+    ) -> list[Any]:
+        """As a device's tile, of each tile; None of one that has no chunks yet. A shorter way has fewer."""
+        made = []
+        for tile, before, column, own in zip(
+            self._tiles,
+            folded or [None] * len(self._tiles),
+            zip(*slots, strict=True),
+            self._resolving(resolve),
+            strict=True,
+        ):
+            some = [each for each in column if each is not None]
+            made.append(tile.fold(before, some, own, threads) if some else before)
+        return made
+
+    def finish(
+        self, resolve: Resolve, threads: int, folded: Sequence[Any] | None = None
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The sums of every way, as `cpu.Tile.finish`; `resolve` gives the addresses of all joined operands."""
+        more = [()] * len(self._tiles) if folded is None else [(each,) for each in folded]
+        return [
+            tile.finish(own, threads, *each)
+            for tile, own, each in zip(self._tiles, self._resolving(resolve), more, strict=True)
+        ]
+
+    def _resolving(self, resolve: Resolve) -> list[Resolve]:
+        """`resolve` of all joined operands as that of each tile's own."""
+        return [lambda tensors, columns=columns: resolve(tensors)[:, columns] for columns in self._columns]  # type: ignore[misc]

@@ -181,6 +181,11 @@ class Tile:
         self._totals = np.empty((operands + len(self.pairs), SELF_SLOTS + 2))  # of the tensor in which a part ends
 
     @property
+    def next_item(self) -> int:
+        """The first item that was in no part yet."""
+        return self._first + len(self._self_slots)
+
+    @property
     def chunk_slot_bytes(self) -> int:
         """What the slots of one chunk take."""
         return 8 * (SELF_SLOTS * len(self.decoders) + PAIR_SLOTS * len(self.pairs))

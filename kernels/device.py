@@ -24,6 +24,8 @@ class DeviceTile:
         codes, elements, pairs: as for `cpu.tile_sums`.
         device: a torch device, or its name.
         wanted: as for `cpu.Tile`.
+        held: which items there are slots for; by default all. Of a tensor whose slots do not fit at once, several tiles
+            hold some each: what they have left comes together by `fold`.
         float64, force: see the backends.
         workspace_bytes: what temporary tensors of `run` may take on the device, of a backend that has any; None: as
             much as suits it.
@@ -33,6 +35,9 @@ class DeviceTile:
 
     TASK_BYTES: int
 
+    GROUP: int
+    """Chunks of a tensor that are folded at a time, whatever tiles they are from."""
+
     def __init__(
         self,
         codes: Sequence[str],
@@ -41,6 +46,7 @@ class DeviceTile:
         device: torch.device | str,
         *,
         wanted: Wanted = Wanted.ALL,
+        held: range | None = None,
         float64: bool | None = None,
         force: bool = False,
         workspace_bytes: int | None = None,
@@ -50,6 +56,7 @@ class DeviceTile:
         self._host = cpu.Tile(codes, elements, pairs, wanted=wanted, force=force)
         self.decoders, self.itemsizes = self._host.decoders, self._host.itemsizes
         self.elements, self.pairs, self.items = self._host.elements, self._host.pairs, self._host.items
+        self.held = range(len(self.items)) if held is None else held
         self.device, self._float64, self._workspace = torch.device(device), float64, workspace_bytes
         self._make_slots()
 

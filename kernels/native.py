@@ -32,7 +32,9 @@ from .wanted import Wanted
 
 __all__ = ["cache_folder", "function", "is_cached"]
 
-_NOT_COMPILED = ("__init__.py", "certainty.py", "cpu.py", "native.py", "processors.py", "reference.py")
+_NOT_COMPILED = (
+    "__init__.py", "certainty.py", "cpu.py", "device.py", "native.py", "processors.py", "reference.py",
+)  # fmt: skip
 _ARGUMENTS = {"star_f32": 2, "star_f64": 2, "pairs_f32": 2, "pairs_f64": 2, "gather": 12}
 _SYMBOL = "weighbridge_{}"
 _ALIGNED = "alignstack(64)"  # an attribute of functions

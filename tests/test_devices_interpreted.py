@@ -16,8 +16,10 @@ import threading
 from pathlib import Path
 import numpy as np
 from triton.runtime.interpreter import InterpretedFunction
+from weighbridge.engine import lane
 from weighbridge.engine.devices import FUSED, Device
 from weighbridge.engine.execute import execute
+from weighbridge.kernels.gpu import Tile, levels
 from support.kernel_cases import same_bits
 from support.lanes import computed, related_files
 
@@ -41,7 +43,16 @@ large = related_files(Path(sys.argv[1]), 1, ["I8"], [65_600])  # two chunks, one
 usual, _ = computed(large, 1, [], devices=[Device("cpu", FUSED)])
 found, line = computed(large, 1, [], devices=[Device("cpu", FUSED)] * 2, buffer_bytes=1)
 assert same_bits(usual, found)
-print("as wanted", line.bytes_copied)
+copied = line.bytes_copied
+
+# Four chunks, and room for the slots of one at a time; two are a group, and what groups come to is added after that.
+Tile.GROUP = levels.FAN = 2
+large = related_files(Path(sys.argv[1]), 1, ["F32"], [3 * 65_536 + 9])
+usual, _ = computed(large, 1, [], devices=[Device("cpu", FUSED)])
+lane._SLOTS = 5000
+found, _ = computed(large, 1, [], devices=[Device("cpu", FUSED)], device_bytes=4 * 5000 * 56)
+assert same_bits(usual, found)
+print("as wanted", copied)
 """
 
 

@@ -481,7 +481,7 @@ def test_what_adding_strips_and_chunks_loses_is_in_the_bound(name):
     tile = gpu.Tile(["F32"], np.array([len(parts) * CHUNK]), np.zeros((0, 2), np.int64), gpu_backend.DEVICE)
     slots = np.zeros((len(parts) * STRIPS, 1, SLOTS))
     slots[:, 0, 2:4] = parts.reshape(-1, 2)
-    tile.put_slots(0, torch.from_numpy(slots))
+    tile._slots.copy_(torch.from_numpy(slots))
     high, low, bound = tile.added().cpu().numpy()[0, 0, 2:5]
     found = high + low
     exactly = sum(map(Fraction, parts.ravel().tolist()))
@@ -499,7 +499,7 @@ def test_slots_of_many_chunks_are_added_to_those_of_their_tensors(chunks):
     tile = gpu.Tile(["F32"] * 2, np.array(chunks, np.int64) * CHUNK, np.array([(1, 0)]), gpu_backend.DEVICE)
     rng = np.random.default_rng(102)
     slots = rng.integers(0, 1 << 20, (len(tile.items), STRIPS, 3, SLOTS)).astype(np.float64)
-    tile.put_slots(0, torch.from_numpy(slots.reshape(-1, 3, SLOTS)))
+    tile._slots.copy_(torch.from_numpy(slots.reshape(-1, 3, SLOTS)))
     found = tile.added().cpu().numpy()
     assert found.shape == (len(chunks), 3, SLOTS)
     for k, part in enumerate(np.split(slots, np.cumsum(chunks)[:-1].astype(int))[: len(chunks)]):
@@ -509,6 +509,42 @@ def test_slots_of_many_chunks_are_added_to_those_of_their_tensors(chunks):
         alike = [0, 1, 5, 6]
         assert (found[k][:, alike] == wanted[:, alike]).all()
         np.testing.assert_allclose(found[k, :, 4], wanted[:, 4], rtol=1e-9)  # what low parts may lose comes on top
+
+
+@pytest.mark.parametrize(
+    ("chunks", "fan"), [(1, FAN), (FAN, FAN), (FAN + 1, FAN), (2 * FAN + 5, FAN), (2, 2), (3, 2), (8, 2), (9, 2)]
+)
+@pytest.mark.parametrize("held", [1, 5, 200])
+def test_slots_that_are_folded_come_to_the_bits_of_all_at_once(monkeypatch, chunks, fan, held):
+    """Of tiles that hold few chunks, and add as many columns at a time as they have room for; so do their bounds."""
+    import torch
+
+    monkeypatch.setattr("weighbridge.kernels.gpu.levels.FAN", fan)
+
+    def tile(held):
+        made = gpu.Tile(["F32"] * 2, np.array([chunks * CHUNK]), [(1, 0)], gpu_backend.DEVICE, held=range(held))
+        made._host.settle = lambda *sums: sums[:4]  # what is in doubt stays so
+        return made
+
+    whole, part, folded = tile(chunks), tile(held), None
+    whole._slots.copy_(torch.from_numpy(np.random.default_rng(103).normal(size=whole._slots.shape)))
+    for first in range(0, chunks, fan):
+        folded = part.fold(folded, whole.slots(first, min(first + fan, chunks)).split(7), None, 1)
+    assert same_bits(whole.finish(None, 1), part.finish(None, 1, folded))
+
+
+def test_what_a_tensor_comes_to_does_not_depend_on_its_company():
+    """Nor does the bound: whether a tensor is in doubt, and is computed in another way, must not either."""
+    import torch
+
+    def added(chunks, slots):
+        tile = gpu.Tile(["F32"] * 2, np.array(chunks) * CHUNK, np.array([(1, 0)]), gpu_backend.DEVICE)
+        tile._slots.copy_(torch.from_numpy(slots))
+        return tile.added().cpu().numpy()
+
+    slots = np.random.default_rng(104).normal(size=((5 + FAN) * STRIPS, 3, SLOTS))
+    together, alone = added([5, FAN], slots), added([5], slots[: 5 * STRIPS])
+    assert same_bits(together[:1], alone)
 
 
 @pytest.mark.parametrize("code", ["BF16", "F32"])

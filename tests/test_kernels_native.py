@@ -2,6 +2,9 @@
 
 import os
 import platform
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +29,14 @@ def test_old_code_is_taken_away(folder):
     assert left == sorted(["gather-new.o", *(f"gather-{age:032x}.o" for age in range(native._KEPT - 1))])
     assert native._read(folder / "gather-new.o") == b"code"
     assert (folder / "kept.txt").exists()
+
+
+def test_code_is_compiled_again_where_the_source_of_it_has_changed_and_only_there():
+    """The modules that go into its fingerprint are those that the walks import."""
+    code = "import sys, weighbridge.kernels.tile; print(*[name for name in sys.modules if '.kernels.' in name])"
+    imported = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    hashed = {path.stem for path in Path(native.__file__).parent.glob("*.py") if path.name not in native._NOT_COMPILED}
+    assert {name.removeprefix("weighbridge.kernels.") for name in imported if "numba" not in name} == hashed
 
 
 def test_a_cache_that_cannot_be_written_is_no_trouble(folder):

@@ -214,7 +214,8 @@ def test_sums_that_are_on_their_way_arrive_where_the_batch_before_has_no_memory(
     recorder.before["sums", "F32"] = full
     found, _ = computed(tensors[:2], 2, PAIR, buffer_bytes=1 << 20, buffers=4, least_bytes=1)
     assert same_bits([part[:2] for part in usual], found)
-    assert recorder.notes.count(("make", "F32")) == 2 and recorder.notes.count(("make", "I8")) == 1
+    assert recorder.notes.count(("make", "F32")) == 1 + 2  # in halves
+    assert recorder.notes.count(("make", "I8")) == 1
 
 
 @pytest.mark.parametrize("lanes", [1, 2])

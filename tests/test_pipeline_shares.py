@@ -103,7 +103,7 @@ def test_devices_that_are_not_alike_do_not_share_a_tensor(tensors, usual, monkey
     """Their slots may not be alike: here the tiles have none to give. Neither two backends nor two models do."""
 
     class Alone(ArenaTile):
-        slots = put_slots = None
+        slots = fold = None
 
     stand_in(monkeypatch, Alone)
     names = iter(models)
@@ -125,7 +125,7 @@ def test_plain_torch_operations_share_a_tensor(tensors, pairs):
     assert same_bits(alone, shared)
 
 
-@pytest.mark.parametrize("where", ["run", "put_slots", "finish"])
+@pytest.mark.parametrize("where", ["run", "slots", "fold", "finish"])
 def test_a_share_that_had_no_memory_is_done_again(tensors, usual, monkeypatch, where):
     """Of one tensor, while others have their shares of it, and where its slots come together."""
     calls = []

@@ -110,10 +110,12 @@ def require_whole(out, wanted):
 def test_killed_at_random_moments(checkpoints, process, tmp_path):
     folder, _, _ = checkpoints
     wanted = contents(folder / "whole")
-    for out in ("first", "timed"):  # the first waits until the server of processes is up
+    times = []
+    for out in ("first", "timed", "again"):  # the first waits until the server of processes is up
         started = time.monotonic()
         process(sweep, folder, tmp_path / out).join()
-    seconds = time.monotonic() - started
+        times.append(time.monotonic() - started)
+    seconds = min(times[1:])  # most are then killed before they end, also where others keep the machine busy
     moments, killed = random.Random(SEED), 0
     for number in range(KILLS):
         out = tmp_path / f"out-{number // 2}"  # two kills of each

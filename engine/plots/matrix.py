@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import OptionError
-from ..matrix import TASK_COSINE, Matrix
+from ..matrix_table import TASK_COSINE, Matrix
 from ..options import named
 from ..report.text import elide, plain, short_names, value
 from .figure import drawn

@@ -11,7 +11,8 @@ import numpy as np
 
 from ..entries import Entries
 from ..errors import OptionError
-from ..matrix import TASK_COSINE, Matrix, chosen_metrics
+from ..matrix import chosen_metrics
+from ..matrix_table import TASK_COSINE, Matrix
 from ..options import named
 from .document import Column, Document, Section
 from .sink import Output, drawer

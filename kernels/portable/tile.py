@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import reference
-from ..cpu import run_tasks
+from .. import cpu, reference
 from ..device import DeviceTile
 from . import in_float32, in_float64
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
 
     from ..cpu import Resolve
@@ -53,6 +54,7 @@ class Tile(DeviceTile):
     Args:
         codes, elements, pairs, wanted: as for `cpu.tile_sums`.
         device: a torch device, or its name.
+        held: as for `DeviceTile`.
         float64: whether the device computes in float64; None: it is asked. Without, what float32 does not hold, or not
             well, is computed on the processor when the tile is finished.
         force: as for `cpu.Tile`; every dot product here is compensated, so it makes no difference.
@@ -62,13 +64,14 @@ class Tile(DeviceTile):
     """
 
     TASK_BYTES = TASK_BYTES
+    GROUP = 128  # or any other number: the host adds chunk by chunk
 
     def _make_slots(self) -> None:
         import torch
 
         float64 = has_float64(self.device) if self._float64 is None else self._float64
         self._sums: Any = in_float64 if float64 else in_float32
-        count, kind = len(self.items), {"dtype": getattr(torch, self._sums.DTYPE), "device": self.device}
+        count, kind = len(self.held), {"dtype": getattr(torch, self._sums.DTYPE), "device": self.device}
         self._selfs = torch.zeros((count, len(self.decoders), self._sums.SELF_NUMBERS), **kind)
         self._pairs = torch.zeros((count, len(self.pairs), self._sums.PAIR_NUMBERS), **kind)
         tables = {decoder.code: self._sums.table(decoder.code) for decoder in self.decoders}
@@ -78,7 +81,7 @@ class Tile(DeviceTile):
         """Fill the slots of some items, on torch's current stream.
 
         Args:
-            items: rows of `self.items`, their tensors numbered as the rows of `addresses`.
+            items: rows of `self.items` that are held, their tensors numbered as the rows of `addresses`.
             addresses: (K', N) int64, where each operand's first element lies or would lie; only the elements of `items`
                 are touched.
             arena: the (bytes,) uint8 tensor on the device in which the addresses lie. Without it they are addresses in
@@ -99,48 +102,61 @@ class Tile(DeviceTile):
 
     def slots(self, first: int, last: int) -> tuple[torch.Tensor, torch.Tensor]:
         """What `run` has left of the items from `first` to before `last`, in the memory of the host."""
-        return self._selfs[first:last].cpu(), self._pairs[first:last].cpu()
+        some = slice(first - self.held.start, last - self.held.start)
+        return self._selfs[some].cpu(), self._pairs[some].cpu()
 
-    def put_slots(self, first: int, slots: tuple[torch.Tensor, torch.Tensor]) -> None:
-        """Take what another tile of the same tensors has of the items from `first` on, as if `run` had left it here."""
-        for mine, theirs in zip((self._selfs, self._pairs), slots, strict=True):
-            mine[first:][: len(theirs)].copy_(theirs)
+    def fold(
+        self,
+        folded: cpu.Tile | None,
+        slots: Sequence[tuple[torch.Tensor, torch.Tensor]],
+        resolve: Resolve,
+        threads: int,
+    ) -> cpu.Tile:
+        """What the chunks of one tensor come to, those before these `slots` and these, as `gpu.Tile.fold`."""
+        selfs, pairs = (np.concatenate(column) for column in zip(*slots, strict=True))
+        host = folded or self._host
+        with host.part(host.next_item, host.next_item + len(selfs)) as part:
+            self._fill(host, part, selfs, pairs, resolve, threads)
+        return host
 
-    def finish(self, resolve: Resolve, threads: int) -> tuple[np.ndarray, np.ndarray]:
+    def finish(self, resolve: Resolve, threads: int, folded: cpu.Tile | None = None) -> tuple[np.ndarray, np.ndarray]:
         """The sums of all tensors, certified to 1e-12, as `cpu.Tile.finish`: what is in doubt is run again there.
 
         Args:
             resolve: tensors (Q,) -> addresses (Q, N) in the memory of the host.
             threads: for that.
+            folded: what `fold` has made of all chunks of the one tensor, where this tile does not hold them all.
         Returns:
             (K, N, 6) and (K, P, 5) float64.
         """
-        host = self._host
-        for part in host.parts(threads):
-            rows = slice(int(part[0, 3]), int(part[-1, 3]) + 1)
-            selfs, doubts = self._sums.self_slots(self._selfs[rows].cpu().numpy())
-            pairs = self._sums.pair_slots(self._pairs[rows].cpu().numpy())[:, host._order]
-            if doubts is not None:
-                self._fill(part[doubts.any(axis=1)], resolve, threads)
-                selfs = np.where(doubts[..., None], host._self_slots, selfs)
-                of_pairs = doubts[:, host._ordered].any(axis=2)
-                pairs = np.where(of_pairs[..., None], host._pair_slots, pairs)
-            host._self_slots[:], host._pair_slots[:] = selfs, pairs
-        return host.finish(resolve, threads)
+        if folded is not None:
+            return folded.finish(resolve, threads)
+        for part in self._host.parts(threads):
+            selfs, pairs = self.slots(int(part[0, 3]), int(part[-1, 3]) + 1)
+            self._fill(self._host, part, selfs.numpy(), pairs.numpy(), resolve, threads)
+        return self._host.finish(resolve, threads)
 
-    def _fill(self, items: np.ndarray, resolve: Resolve, threads: int) -> None:
-        """Fill the slots of some items on the processor."""
-        tensors, numbers = np.unique(items[:, 0], return_inverse=True)
-        if len(items):
-            addresses = resolve(tensors)
-            items = np.c_[numbers, items[:, 1:]]
-            run_tasks(self._host.tasks(threads, items), lambda task: self._host.run(task, addresses), threads)
+    def _fill(
+        self, host: cpu.Tile, part: np.ndarray, selfs: np.ndarray, pairs: np.ndarray, resolve: Resolve, threads: int
+    ) -> None:
+        """Fill the slots of a part with what `slots` has given, or by the processor where that is not to be used."""
+        selfs, doubts = self._sums.self_slots(selfs)
+        pairs = self._sums.pair_slots(pairs)[:, host._order]  # the host's tile keeps its pairs in an order of its own
+        if doubts is not None and doubts.any():
+            items = part[doubts.any(axis=1)]
+            tensors, numbers = np.unique(items[:, 0], return_inverse=True)
+            addresses, items = resolve(tensors), np.c_[numbers, items[:, 1:]]
+            cpu.run_tasks(host.tasks(threads, items), lambda task: host.run(task, addresses), threads)
+            selfs = np.where(doubts[..., None], host._self_slots, selfs)
+            of_pairs = doubts[:, host._ordered].any(axis=2)
+            pairs = np.where(of_pairs[..., None], host._pair_slots, pairs)
+        host._self_slots[:], host._pair_slots[:] = selfs, pairs
 
     def _run_piece(self, items: np.ndarray, starts: np.ndarray, width: int, arena: torch.Tensor | None) -> None:
         import torch
 
         lengths = torch.from_numpy(np.ascontiguousarray(items[:, 2])).to(self.device)
-        slots = torch.from_numpy(np.ascontiguousarray(items[:, 3])).to(self.device)
+        slots = torch.from_numpy(items[:, 3] - self.held.start).to(self.device)
         inside = None
         if (items[:, 2] != width).any():
             inside = torch.arange(width, device=self.device) < lengths[:, None]

@@ -27,12 +27,14 @@ class ArenaTile(cpu.Tile):
     """The CPU's tile with the interface of a device's; what it has used of the arena it spoils, where it is alone."""
 
     alone = True
+    GROUP = 5  # as good as any: the processor adds chunk by chunk
 
-    def __init__(self, codes, elements, pairs, device, *, wanted=Wanted.ALL, force=False, **options):
+    def __init__(self, codes, elements, pairs, device, *, wanted=Wanted.ALL, held=None, force=False, **options):
         assert isinstance(device, str)
         super().__init__(codes, elements, pairs, wanted=wanted, force=force)
-        self._part = self.parts(1, slot_bytes=1 << 40)  # one for all items: a device's tile has no parts
-        next(self._part, None)
+        self.held = range(len(self.items)) if held is None else held
+        self._part = self.part(self.held.start, self.held.stop)
+        self._part.__enter__()
 
     def run(self, items, addresses, arena):
         starts = addresses[items[:, 0]] + items[:, 1, None] * self.itemsizes - arena.data_ptr()
@@ -44,14 +46,20 @@ class ArenaTile(cpu.Tile):
         return taken
 
     def slots(self, first, last):
-        return self._self_slots[first:last].copy(), self._pair_slots[first:last].copy()
+        some = slice(first - self._first, last - self._first)
+        return self._self_slots[some].copy(), self._pair_slots[some].copy()
 
-    def put_slots(self, first, slots):
-        for mine, theirs in zip((self._self_slots, self._pair_slots), slots, strict=True):
-            mine[first : first + len(theirs)] = theirs
+    def fold(self, folded, slots, resolve, threads):
+        folded = folded or cpu.Tile([d.code for d in self.decoders], self.elements, self.pairs, wanted=self.wanted)
+        selfs, pairs = (np.concatenate(column) for column in zip(*slots, strict=True))
+        with folded.part(folded.next_item, folded.next_item + len(selfs)):
+            folded._self_slots[:], folded._pair_slots[:] = selfs, pairs
+        return folded
 
-    def finish(self, resolve, threads):
-        assert next(self._part, None) is None
+    def finish(self, resolve, threads, folded=None):
+        if folded is not None:
+            return folded.finish(resolve, threads)
+        self._part.__exit__(None, None, None)
         return super().finish(resolve, threads)
 
 
