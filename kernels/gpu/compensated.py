@@ -209,14 +209,14 @@ def _vector(
             x_begin = begin_of(start, part, k, OWN_X, WIDTH, PARTS)
             x_block = block_of(arena, x_at, x_begin, length, OWN_X, size_of(CODE_X), MASKED)
             x_words = words(x_block)
-        x = value(x_words, x_begin, length, OWN_X, k % OWN_X, CODE_X, False, MASKED, False)
+        x = value(x_words, x_begin, length, OWN_X, k % OWN_X, CODE_X, False, MASKED, False, "")
         xs = _add_self(xs, x, CODE_X, SELF_X, SELF_X or DERIVED, k % RUN_X, RUN_X)
         if PAIRS:
             if k % OWN_Y == 0:
                 y_begin = begin_of(start, part, k, OWN_Y, WIDTH, PARTS)
                 y_block = block_of(arena, y_at, y_begin, length, OWN_Y, size_of(CODE_Y), MASKED)
                 y_words = words(y_block)
-            y = value(y_words, y_begin, length, OWN_Y, k % OWN_Y, CODE_Y, False, MASKED, False)
+            y = value(y_words, y_begin, length, OWN_Y, k % OWN_Y, CODE_Y, False, MASKED, False, "")
             ys = _add_self(ys, y, CODE_Y, SELF_Y, SELF_Y or DERIVED, k % RUN_Y, RUN_Y)
             if OWN_X > OWN_Y:
                 if k % (OWN_Y if MASKED else WIDTH) == 0:
@@ -224,7 +224,8 @@ def _vector(
                         arena, x_at, x_block, y_begin, length, OWN_Y, CODE_X, OWN_X // OWN_Y, MASKED
                     )  # fmt: skip
                 x = value(
-                    x_words_of_y, y_begin, length, OWN_Y, k % (OWN_Y if MASKED else WIDTH), CODE_X, False, MASKED, False
+                    x_words_of_y, y_begin, length, OWN_Y, k % (OWN_Y if MASKED else WIDTH), CODE_X,
+                    False, MASKED, False, "",
                 )  # fmt: skip
             if OWN_Y > OWN_X:
                 if k % (OWN_X if MASKED else WIDTH) == 0:
@@ -232,7 +233,8 @@ def _vector(
                         arena, y_at, y_block, x_begin, length, OWN_X, CODE_Y, OWN_Y // OWN_X, MASKED
                     )  # fmt: skip
                 y = value(
-                    y_words_of_x, x_begin, length, OWN_X, k % (OWN_X if MASKED else WIDTH), CODE_Y, False, MASKED, False
+                    y_words_of_x, x_begin, length, OWN_X, k % (OWN_X if MASKED else WIDTH), CODE_Y,
+                    False, MASKED, False, "",
                 )  # fmt: skip
             pairs = _add_pairs(pairs, x, y, CODE_X, CODE_Y, k, COUNT)
     return xs, ys, pairs

@@ -192,7 +192,7 @@ def beside(
 def value(
     words, begin, length,
     OWN: tl.constexpr, K: tl.constexpr, CODE: tl.constexpr,
-    SCALED: tl.constexpr, MASKED: tl.constexpr, CAREFUL: tl.constexpr, HALVES: tl.constexpr = "",
+    SCALED: tl.constexpr, MASKED: tl.constexpr, CAREFUL: tl.constexpr, HALVES: tl.constexpr,
 ):  # fmt: skip
     """Element K of 16 bytes as working type [A, THREADS], in units of `scale_of` the dtype where SCALED.
 
