@@ -135,13 +135,8 @@ class Lane:
         self._buffers = limits.buffers or job.readers + _SPARE
         self._buffer_bytes = max(1, min(limits.buffer_bytes, self._ring.room_bytes // self._buffers))
         columns = sum(len(way.operands) + len(way.pairs) for way in job.ways)
-        chunk_bytes = columns * _SLOTS * SELF_SLOTS * 8
-        self._chunks = self._budget // 4 // chunk_bytes  # as many as have room for their slots
-        if not self._chunks:
-            raise DeviceMemoryError(
-                f"{device.name} would need {chunk_bytes:,} bytes for the sums of one chunk of all operands and pairs "
-                f"and may use {self._budget // 4:,}; raise --device-memory, or use --device cpu."
-            )
+        self._chunk_bytes = columns * _SLOTS * SELF_SLOTS * 8
+        self._chunks = self._budget // 4 // self._chunk_bytes  # as many as have room for their slots
         self._line: deque[_Run] = deque()  # the present share, and the next
         self._waiting: deque[Share] = deque()  # parts of what was taken that have no place in the line yet
         self._to_do: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
@@ -165,6 +160,7 @@ class Lane:
             ReadError: a file cannot be read.
         """
         self._shares, self._tell = shares, tell
+        self._require_room()
         self._start()
         try:
             while not self._job.stopping.is_set():
@@ -308,20 +304,27 @@ class Lane:
             self._buffer_bytes = max(self._buffer_bytes // 2, self._job.limits.least_bytes)
         return share.halves()
 
-    def _make_ring(self) -> None:
-        """Buffers that serve every share, whichever of them this device takes.
+    def _require_room(self) -> None:
+        """Raise DeviceMemoryError where one chunk of all operands needs more than there may be."""
+        needed = max((_buffers_of(share, self._buffer_bytes)[0] for share in self._shares), default=0)
+        for what, nbytes, room in (
+            (f"a buffer of {needed:,} bytes for one chunk of all operands", needed, self._ring.room_bytes),
+            (
+                f"{self._chunk_bytes:,} bytes for the sums of one chunk of all operands and pairs",
+                self._chunk_bytes,
+                self._budget // 4,
+            ),
+        ):
+            if nbytes > room:
+                raise DeviceMemoryError(
+                    f"{self.device.name} would need {what} and may use {room:,}; raise --device-memory, or use "
+                    "--device cpu."
+                )
 
-        Raises:
-            DeviceMemoryError: one chunk of all operands needs more than there may be.
-        """
+    def _make_ring(self) -> None:
+        """Buffers that serve every share, whichever of them this device takes."""
         sizes = [_buffers_of(share, self._buffer_bytes) for share in self._shares]
-        nbytes = max(size for size, _ in sizes)
-        if nbytes > self._ring.room_bytes:
-            raise DeviceMemoryError(
-                f"{self.device.name} would need a buffer of {nbytes:,} bytes for one chunk of all operands and may use "
-                f"{self._ring.room_bytes:,}; raise --device-memory, or use --device cpu."
-            )
-        self._ring.make(nbytes, min(self._buffers, sum(tasks for _, tasks in sizes)))
+        self._ring.make(max(size for size, _ in sizes), min(self._buffers, sum(tasks for _, tasks in sizes)))
 
     # What readers and clerks do
 

@@ -196,7 +196,7 @@ def test_sweep_on_a_device(files, tmp_path, device):
         (["--device", "gpu"], 'weighbridge: error: there is no device "gpu" (--device); choose from auto, cpu, cuda'),
         (["--device-memory", "much"], 'weighbridge: error: --device-memory "much" is no size; write for example 8GB'),
         (["--device", "cuda:99"], "weighbridge: error: "),
-        (["--device", "portable:cpu", "--device-memory", "1kB"], "weighbridge: error: cpu would need "),
+        (["--device", "portable:cpu", "--device-memory", "1kB"], "weighbridge: error: cpu would need a buffer of"),
     ],
 )
 @pytest.mark.parametrize("command", ["compare", "inspect", "sweep"])
@@ -207,7 +207,7 @@ def test_bad_devices_are_a_sentence(files, tmp_path, command, options, sentence)
         "sweep": [*files[:2], "--out", tmp_path / "out", "--quiet"],
     }[command]
     if command == "sweep" and "--device-memory" in options and "portable:cpu" in options:
-        sentence = f"weighbridge: {files[1]} failed: cpu would need "  # another may be small enough
+        sentence = f"weighbridge: {files[1]} failed: cpu would need a buffer of"  # another may be small enough
     code, stdout, stderr = run(command, *arguments, *options)
     assert (code, stdout) == (2, "")
     assert stderr.startswith(sentence) and stderr.count("\n") == 1

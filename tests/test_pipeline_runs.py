@@ -133,13 +133,13 @@ def test_out_of_memory_halves_runs_of_chunks(tensors, monkeypatch):
         computed(tensors, 3, ALL, devices=[DEVICE], buffer_bytes=1 << 17, least_bytes=1 << 17)
 
 
-def test_no_room_for_one_chunk_is_a_sentence(tensors):
+def test_no_room_for_one_chunk_is_a_sentence(tensors, memory_for):
     with pytest.raises(
         DeviceMemoryError,
-        match=r"^cpu would need 1,008 bytes for the sums of one chunk of all operands and pairs and may use 1,000; "
+        match=r"^cpu would need 672,000 bytes for the sums of one chunk of all operands and pairs and may use 671,999; "
         r"raise --device-memory, or use --device cpu\.$",
     ):
-        computed(tensors, 3, ALL, devices=[DEVICE], device_bytes=4000)
+        computed(tensors, 3, ALL, devices=[DEVICE], device_bytes=memory_for(1) - 1)
 
 
 class Listing:
