@@ -39,3 +39,14 @@ def test_every_sum_is_somebodys_and_only_once(codes, pairs, float64):
         operands = sum(launch.shape)
         columns += [c for c in launch.cells[:, operands:].ravel().tolist() if c >= 0]
     assert sorted(columns) == list(range(len(codes) + len(pairs)))
+
+
+@pytest.mark.parametrize(
+    ("base", "other", "side"),
+    [("F32", "F32", 4), ("BF16", "F32", 4), ("F8_E4M3", "I8", 4), ("F32", "F8_E4M3", 2), ("I8", "F16", 2)],
+)
+def test_how_many_others_share_a_base(base, other, side):
+    """Four of elements of one byte beside wider ones would spill registers (`test_kernels_gpu_compiled`)."""
+    found = launches([base] + [other] * 8, np.array([(n, 0) for n in range(1, 9)]), True)
+    assert {each.shape for each in found} == {(side, 1)}
+    assert sum(len(each.cells) for each in found) == 8 // side

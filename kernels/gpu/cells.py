@@ -1,7 +1,8 @@
 """How the operands and pairs of a tile are dealt out to kernel launches: policy, and nothing of a device.
 
 A cell is what one program holds: A operands x, B operands y, and the pairs between them that are wanted. Three kinds
-serve everything: a base (B = 1) with up to four others, so that the base is loaded once for them; squares of 2 x 2
+serve everything: a base (B = 1) with up to four others (two where either is of one byte and the other is not), so that
+the base is loaded once for them; squares of 2 x 2
 operands for any other list of pairs, so that a load serves two pairs (sums of 4 x 2 would spill registers); operands
 alone. All x of a cell have one dtype, and all y. A launch has cells of one kind and runs over all items.
 """
@@ -83,6 +84,8 @@ class _Plan:
     def star(self, layer: dict[tuple[int, int], int]) -> None:
         for others in self._by_code(range(1, len(self.codes))):
             side = _side(len(others))
+            if self._turns(others[0], 0):
+                side = min(side, 2)
             for xs in _runs(others, side):
                 self._add(xs, [0], layer, side, 1)
 
@@ -105,6 +108,14 @@ class _Plan:
             Launch(x, y, self_x, self_y, between, np.array(cells, np.int64), (a, b))
             for (x, y, self_x, self_y, between, a, b), cells in self.kinds.items()
         ]
+
+    def _turns(self, i: int, j: int) -> bool:
+        """Whether a cell of two operands has elements of one byte beside wider ones, which takes registers of its own.
+
+        Those of one load wait for several loads of the other, so four operands would spill registers.
+        """
+        sizes = {DECODERS[self.codes[n]].itemsize for n in (i, j)}
+        return len(sizes) == 2 and 1 in sizes
 
     def _by_code(self, operands: Iterable[int]) -> list[list[int]]:
         same: dict[str, list[int]] = {}
