@@ -1,9 +1,9 @@
 """The GPU backend: fused Triton kernels, launched through torch. Neither is imported before a tile is made.
 
 `cells` deals operands and pairs out to launches, `fused` has the tile kernel, `compensated` the one for GPUs slow at
-float64, `walk`, `packed` and `closing` what they are made of, `gather` the second step; `tile` launches them. What the
-machine code of the fast walk says (Triton 3.9, sm_90, a pair of operands with all sums; `python -m support.compiled` in
-tests/ prints it):
+float64, `loads`, `walk`, `packed` and `closing` what they are made of, `gather` the second step; `tile` launches them.
+What the machine code of the fast walk says (Triton 3.9, sm_90, a pair of operands with all sums; `python -m
+support.compiled` in tests/ prints it):
 
     dtype     instructions a pair   of them float64   conversions to float64   16-byte loads   outside of the walk
     F32       39.8                  18                2                        0.5             951

@@ -48,7 +48,8 @@ from .dtypes import (
     size_of,
 )
 from .exact import bits_of, largest_of, two_sum
-from .walk import begin_of, beside, block_of, columns_of, no_pairs, no_self, place, value, vector, words
+from .loads import begin_of, beside, block_of, columns_of, place, value, words
+from .walk import no_pairs, no_self, vector
 
 __all__ = ["compensated_kernel"]
 

@@ -68,8 +68,9 @@ from .dtypes import (
     upper_differences,
 )
 from .exact import bits_of
+from .loads import columns_of, place
 from .packed import fitted, may_fit, packed_walk
-from .walk import columns_of, no_pairs, no_self, place, single_pairs, single_self, vector
+from .walk import no_pairs, no_self, single_pairs, single_self, vector
 
 __all__ = ["tile_kernel"]
 

@@ -20,7 +20,8 @@ from . import constants
 from .decode import half
 from .dtypes import derives_squares, fixed_up_to, log2_unit
 from .halves import added_up, differ, larger, larger_magnitude, largest_half, magnitudes, offset_of, pattern, wide
-from .walk import block_of, in_halves, upper_half, whole_of, words
+from .loads import block_of, in_halves, words
+from .walk import upper_half, whole_of
 
 __all__ = ["fitted", "may_fit", "packed_walk"]
 

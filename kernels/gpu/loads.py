@@ -1,0 +1,176 @@
+"""Where a program's strip lies, and 16 bytes of every operand at a time from there: as words, and as elements.
+
+A thread loads 16 bytes of every operand at a time. Shapes: operands are [A, THREADS] and [B, THREADS]. Where a GPU
+computes with two halves of a word, F8_E4M3 and F8_E5M2 are decoded to float16, two at a time (`in_halves`).
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from . import constants
+from .decode import element, half
+from .dtypes import scale_of, size_of, strip_of
+from .halves import halves_of
+
+__all__ = ["begin_of", "beside", "block_of", "columns_of", "in_halves", "place", "value", "words"]
+
+THREADS = tl.constexpr(constants.THREADS)
+STRIPS = tl.constexpr(constants.STRIPS)
+SLOTS = tl.constexpr(constants.SLOTS)
+
+
+@triton.jit
+def place(
+    items, cells, slots, operands, cell_count, log2_strips, columns,
+    A: tl.constexpr, B: tl.constexpr, CODE_X: tl.constexpr, CODE_Y: tl.constexpr,
+):  # fmt: skip
+    """Where this program's strip lies.
+
+    Returns:
+        elements of the strip; the words at which it begins in each operand, [A] and [B] int64; its slots; its cell.
+    """
+    program = tl.program_id(0)
+    cell = cells + (program % cell_count) * (2 * (A + B) + A * B)
+    program //= cell_count
+    strip = program & ((1 << log2_strips) - 1)
+    item = items + (program >> log2_strips).to(tl.int64) * (2 + operands)
+    STRIP: tl.constexpr = strip_of(CODE_X, CODE_Y)
+    length = tl.maximum(tl.minimum(tl.load(item + 1) - strip * STRIP, STRIP), 0).to(tl.int32)
+    a, b = tl.arange(0, A), tl.arange(0, B)
+    x_at = tl.load(item + 2 + tl.load(cell + a)) * 4 + strip * (STRIP * size_of(CODE_X) // 4)
+    y_at = tl.load(item + 2 + tl.load(cell + A + b)) * 4 + strip * (STRIP * size_of(CODE_Y) // 4)
+    slots += (tl.load(item) * STRIPS + strip) * columns * SLOTS
+    return length, x_at, y_at, slots, cell
+
+
+@triton.jit
+def columns_of(cell, A: tl.constexpr, B: tl.constexpr):
+    """The columns of slots for the sums of the operands, [A, 1] and [B, 1], and of the pairs, [A, B]."""
+    a, b = tl.arange(0, A), tl.arange(0, B)
+    return (
+        tl.load(cell + A + B + a)[:, None],
+        tl.load(cell + 2 * A + B + b)[:, None],
+        tl.load(cell + 2 * (A + B) + a[:, None] * B + b[None, :]),
+    )
+
+
+@triton.jit
+def begin_of(start, part, k, OWN: tl.constexpr, WIDTH: tl.constexpr, PARTS: tl.constexpr):
+    """The element of the strip with which the first thread begins a load of OWN elements; the next one OWN behind it.
+
+    A step is THREADS * WIDTH elements: of a dtype of which a load brings WIDTH one load, of a wider one several, one
+    behind the other. So a lane holds the same elements whatever its operand is paired with.
+
+    Args:
+        start: the element with which the step begins.
+        part: which of PARTS of the elements of each thread this is.
+        k: the element of the part.
+    """
+    if OWN == WIDTH:
+        return start + part * (WIDTH // PARTS)
+    else:
+        return start + (part * (WIDTH // PARTS // OWN) + k // OWN) * (THREADS * OWN)
+
+
+@triton.jit
+def block_of(arena, at, begin, length, OWN: tl.constexpr, ITEMSIZE: tl.constexpr, MASKED: tl.constexpr):
+    """int32 [A, THREADS * 4]: 16 bytes a thread of each operand, from element `begin` of the strip on, OWN apart.
+
+    Words are one axis, along which the threads of a warp come to lie. Had they a third one of their own, Triton 3.6
+    would give each of four operands eight threads of a warp: operands would go through shared memory to their pairs,
+    and `halves.added_up` would add up what is not of one sum.
+
+    MASKED: those behind the end are 0, and a load need not begin a word if what is wanted ends with it.
+    """
+    number = tl.arange(0, THREADS * 4)
+    first = begin + number // 4 * OWN
+    word = first * ITEMSIZE // 4 + number % 4
+    places = arena + (at[:, None] + word[None, :])
+    if MASKED:  # an operand's last word may hold bytes behind its end, which belong to the arena
+        block = tl.load(places, mask=word[None, :] < (length * ITEMSIZE + 3) // 4, other=0)
+        if ITEMSIZE < 4:
+            block >>= (first * ITEMSIZE % 4 * 8)[None, :]
+        return block
+    else:
+        return tl.load(places)
+
+
+@triton.jit
+def words(block):
+    """A block as four int32 [A, THREADS]."""
+    even, odd = tl.split(tl.reshape(block, block.shape[0], THREADS, 2, 2))
+    w0, w2 = tl.split(even)
+    w1, w3 = tl.split(odd)
+    return w0, w1, w2, w3
+
+
+@triton.jit
+def turned(block, RATIO: tl.constexpr):
+    """A block of a step as the threads want it that have loaded an operand RATIO times as wide.
+
+    Those loads bring one run of elements after the other, so each thread wants 1 / RATIO of 16 bytes of each of RATIO
+    runs. It goes through shared memory.
+    """
+    A: tl.constexpr = block.shape[0]
+    if RATIO <= 4:
+        runs = tl.permute(tl.reshape(block, A, RATIO, THREADS, 4 // RATIO), 0, 2, 1, 3)
+        return words(tl.reshape(runs, A, THREADS, 4))
+    else:  # two bytes of eight runs
+        runs = tl.reshape(tl.join(block & 0xFFFF, block >> 16), A, RATIO, THREADS)
+        low, high = tl.split(tl.reshape(tl.permute(runs, 0, 2, 1), A, THREADS, 4, 2))
+        return words((low & 0xFFFF) | (high << 16))
+
+
+@triton.jit
+def beside(
+    arena, at, block, begin, length,
+    OWN: tl.constexpr, CODE: tl.constexpr, RATIO: tl.constexpr, MASKED: tl.constexpr,
+):  # fmt: skip
+    """The words of a narrow operand beside those of a wide one, which has OWN elements in a load.
+
+    They are those of the block that is loaded; MASKED, they are loaded anew.
+    """
+    if MASKED:
+        return words(block_of(arena, at, begin, length, OWN, size_of(CODE), True))
+    else:
+        return turned(block, RATIO)
+
+
+@triton.jit
+def value(
+    words, begin, length,
+    OWN: tl.constexpr, K: tl.constexpr, CODE: tl.constexpr,
+    SCALED: tl.constexpr, MASKED: tl.constexpr, CAREFUL: tl.constexpr, HALVES: tl.constexpr,
+):  # fmt: skip
+    """Element K of 16 bytes as working type [A, THREADS], in units of `scale_of` the dtype where SCALED.
+
+    begin, OWN: as for `block_of`. MASKED: elements behind the end are 0. CAREFUL: NaN of F8_E4M3 is read as NaN.
+    HALVES: words are `in_halves`.
+    """
+    if HALVES == "f16":
+        return half(words[K // 2], 2 * (K % 2))
+    x = element(words[0], words[1], words[2], words[3], K, CODE, size_of(CODE), CAREFUL)
+    if not CAREFUL and not SCALED and scale_of(CODE) != 1.0:
+        x *= scale_of(CODE)
+    if MASKED:
+        first = begin + tl.arange(0, THREADS) * OWN
+        x = tl.where((first + K < length)[None, :], x, 0.0)
+    if CAREFUL and SCALED:
+        x *= 1.0 / scale_of(CODE)
+    return x
+
+
+@triton.jit
+def in_halves(words, CODE: tl.constexpr, HALVES: tl.constexpr):
+    """Four words as words of two numbers of 16 bits where HALVES says so: of 8-bit floats eight."""
+    if HALVES == "f16" and size_of(CODE) == 1:
+        return (
+            halves_of(words[0], CODE)
+            + halves_of(words[1], CODE)
+            + halves_of(words[2], CODE)
+            + halves_of(words[3], CODE)
+        )
+    else:
+        return words
