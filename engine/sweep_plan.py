@@ -45,12 +45,14 @@ class Plan:
         others: all that were found.
         tasks: what is to be computed.
         known: what became already of those that are in no task: reused, kept, or failed to open.
+        force: whether all is computed anew, whatever is there.
     """
 
     settings: Settings
     others: tuple[Other, ...]
     tasks: tuple[Task, ...]
     known: tuple[Outcome, ...]
+    force: bool = False
 
     @property
     def nbytes(self) -> int:
@@ -155,7 +157,8 @@ def plan_sweep(
 
         sums, slots = survey(cluster, device, threads, begun_in, say)
         settings = replace(settings, arithmetic=sums, computation=_computation(options, sums))
-    return Plan(settings, tuple(found), tuple(_tasks(sized, opened, slots, batch_bytes or BATCH_BYTES)), tuple(known))
+    tasks = tuple(_tasks(sized, opened, slots, batch_bytes or BATCH_BYTES))
+    return Plan(settings, tuple(found), tasks, tuple(known), force)
 
 
 def _computation(options: Mapping[str, Any], sums: str) -> str:

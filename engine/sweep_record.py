@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from .errors import OutputError
+from .errors import OutputError, WeighbridgeError
 from .metrics import METRIC_VERSION
 from .others import Other
 from .store import FORMAT, Store, entry_of, merge_entries
@@ -30,7 +31,11 @@ def owner(settings: Settings) -> dict[str, str]:
 
 
 def begin(plan: Plan, store: Store) -> None:
-    """Enter the others in their order; rows that no longer hold, of the others or of a changed base, go."""
+    """Enter the others in their order; rows that no longer hold, of the others or of a changed base, go.
+
+    What another sweep has finished since the plan was made stays: somebody may be reading it, and what is computed
+    again takes its place in one step.
+    """
     settings = plan.settings
 
     def enter(manifest: dict[str, Any]) -> None:
@@ -47,6 +52,8 @@ def begin(plan: Plan, store: Store) -> None:
         entries = []
         for other in plan.others:
             outcome = known.get(other.label)
+            if outcome is None and not plan.force and _holds(store, other, settings):
+                continue
             if outcome is None or outcome.status == "failed":
                 store.file(other.label).unlink(missing_ok=True)
             entries.append(entry_of(other, "pending") if outcome is None else _entry(outcome))
@@ -109,6 +116,18 @@ def _settle(manifest: dict[str, Any], store: Store) -> None:
             writer.add(entry["label"], parquet_bytes(with_extras(table, other, types), key | wanted))
         writer.sync()
         writer.publish()
+
+
+def _holds(store: Store, other: Other, settings: Settings) -> bool:
+    """Whether there are rows of an other as it is now, and of this sweep's base and options."""
+    from .formats import open_checkpoint
+
+    key = store.key(other.label)
+    if key is None or not all(key.get(name) == value for name, value in owner(settings).items()):
+        return False
+    with suppress(WeighbridgeError):
+        return bool(key["identity"] == open_checkpoint(other.source).identity)
+    return False
 
 
 def _is_ours(manifest: dict[str, Any], settings: Settings) -> bool:

@@ -1,5 +1,6 @@
 """Several sweeps into one folder at a time, and somebody who reads it meanwhile: rows are there, whole and right."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -10,6 +11,10 @@ from safetensors.numpy import save_file
 
 import weighbridge
 from weighbridge.engine.errors import WeighbridgeError
+from weighbridge.engine.store import Store
+from weighbridge.engine.sweep import run_sweep
+from weighbridge.engine.sweep_plan import plan_sweep
+from weighbridge.engine.sweep_record import begin
 
 SWEEPS, OTHERS, EACH = 8, 16, 4
 CLI = "from weighbridge.cli import main; main()"
@@ -73,3 +78,21 @@ def test_eight_sweeps_and_a_reader(folder):
     assert not list((folder / "out").rglob("*.partial"))
     for label, deltas in true.items():
         assert [row.metrics["delta"] for row in results[label].rows] == deltas
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("meanwhile", [lambda path: None, os.utime], ids=["as it was", "written to"])
+def test_rows_that_another_sweep_finished_after_the_plan_was_made(folder, force, meanwhile):
+    """Somebody may be reading them; unless they are of another checkpoint by now, or all is to be computed anew."""
+    base, out = folder / "base.safetensors", folder / "out"
+    others = [folder / f"{number}.safetensors" for number in range(2)]
+    plan = plan_sweep(base, others, out=out, force=force)
+    weighbridge.sweep(base, others[:1], out=out)
+    meanwhile(others[0])
+    begin(plan, Store(out))
+    found = weighbridge.open_results(out)
+    kept = not force and meanwhile is not os.utime
+    assert [entry["status"] for entry in found.others] == ["done" if kept else "pending", "pending"]
+    assert len(found.table(["label"])) == (len(found[str(others[0])].rows) if kept else 0)
+    run_sweep(plan)
+    assert [entry["status"] for entry in weighbridge.open_results(out).others] == ["done", "done"]
