@@ -19,7 +19,7 @@ from .metrics import METRIC_VERSION
 from .others import Other, find_others
 from .places import files_id
 from .store import Store
-from .sweep_record import owner
+from .sweep_record import is_ours
 from .sweep_task import Outcome, Settings, Task, failure, match_like
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def plan_sweep(
     known: list[Outcome] = []
     for other in found:
         key = store.key(other.label) if store is not None and there and not force else None
-        if key is not None and not all(key.get(name) == value for name, value in owner(settings).items()):
+        if key is not None and not is_ours(key, settings):
             key = None
         try:
             each = open_checkpoint(other.source)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .sweep_plan import Plan
     from .sweep_task import Outcome, Settings
 
-__all__ = ["begin", "finish", "keep", "owner"]
+__all__ = ["begin", "finish", "is_ours", "keep", "owner"]
 
 _STATUS = {"done": "done", "reused": "done", "kept": "done", "failed": "failed"}  # an outcome's -> the manifest's
 
@@ -30,6 +30,11 @@ def owner(settings: Settings) -> dict[str, str]:
     }
 
 
+def is_ours(described: Mapping[str, Any], settings: Settings) -> bool:
+    """Whether a manifest, or the key of a row file, is of a sweep's base, options and arithmetic."""
+    return all(described.get(name) == value for name, value in owner(settings).items())
+
+
 def begin(plan: Plan, store: Store) -> None:
     """Enter the others in their order; rows that no longer hold, of the others or of a changed base, go.
 
@@ -39,7 +44,7 @@ def begin(plan: Plan, store: Store) -> None:
     settings = plan.settings
 
     def enter(manifest: dict[str, Any]) -> None:
-        if manifest and not _is_ours(manifest, settings):
+        if manifest and not is_ours(manifest, settings):
             for entry in manifest["others"]:
                 store.file(entry["label"]).unlink(missing_ok=True)
             manifest["others"] = []
@@ -79,7 +84,7 @@ def keep(outcomes: Sequence[Outcome], settings: Settings) -> list[Outcome]:
         writer.sync()
 
         def enter(manifest: dict[str, Any]) -> None:
-            if not _is_ours(manifest, settings):
+            if not is_ours(manifest, settings):
                 raise OutputError(
                     f'"{store.path}" was taken by another sweep (of "{manifest.get("base")}") while this one of '
                     f'"{settings.base_label}" ran; choose another --out.'
@@ -123,15 +128,11 @@ def _holds(store: Store, other: Other, settings: Settings) -> bool:
     from .formats import open_checkpoint
 
     key = store.key(other.label)
-    if key is None or not all(key.get(name) == value for name, value in owner(settings).items()):
+    if key is None or not is_ours(key, settings):
         return False
     with suppress(WeighbridgeError):
         return bool(key["identity"] == open_checkpoint(other.source).identity)
     return False
-
-
-def _is_ours(manifest: dict[str, Any], settings: Settings) -> bool:
-    return all(manifest.get(name) == value for name, value in owner(settings).items())
 
 
 def _entry(outcome: Outcome) -> dict[str, Any]:

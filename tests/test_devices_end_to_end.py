@@ -23,6 +23,7 @@ from support.lanes import CODES, computed, related_files
 PAIR = [(1, 0)]
 STAR = [(1, 0), (2, 0)]
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 gpu = pytest.mark.gpu
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 DEVICES = [
@@ -30,15 +31,6 @@ DEVICES = [
     pytest.param("portable:cuda", id="portable on CUDA", marks=[gpu, needs_gpu]),
     pytest.param("cuda", id="cuda", marks=[gpu, needs_gpu]),
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Threads of torch that wait for each other on a busy machine take longer than the work itself."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

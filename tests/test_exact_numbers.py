@@ -3,7 +3,6 @@
 import math
 import struct
 from fractions import Fraction
-from functools import partial
 
 import numpy as np
 import pytest
@@ -11,9 +10,9 @@ from safetensors.numpy import save_file
 
 import weighbridge
 from weighbridge.engine.metrics import METRICS
-from weighbridge.kernels import portable
 from weighbridge.kernels.sums import PAIR_SUMS, SELF_SUMS
 
+from support import portable_backend
 from support.kernel_cases import BACKENDS, raw, run
 
 TOLERANCE = Fraction(1, 10**12)
@@ -23,20 +22,7 @@ BEYOND = Fraction(2**1024 - 2**970)  # the least that rounds to infinity
 BIG32, SMALL32 = float(np.float32(3.4e38)), float(np.float32(1e-45))
 
 
-def by_torch(addresses, codes, elements, pairs, *, float64):
-    """The portable backend with the contract of `kernels.sums`."""
-    tile = portable.Tile(codes, elements, pairs, "cpu", float64=float64)
-    addresses = np.ascontiguousarray(addresses, np.int64)
-    for task in tile.tasks():
-        tile.run(task, addresses)
-    return tile.finish(lambda tensors: addresses[tensors], 1)
-
-
-EVERY = {
-    **BACKENDS,
-    "portable": partial(by_torch, float64=True),
-    "portable in float32": partial(by_torch, float64=False),
-}
+EVERY = {**BACKENDS, **portable_backend.BACKENDS}
 
 
 @pytest.fixture(params=EVERY.values(), ids=EVERY)

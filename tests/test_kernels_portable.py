@@ -34,6 +34,8 @@ from support.kernel_cases import (
 
 SIZES = (131_075, 5, 0, 70_000)
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @contextmanager
 def without_subnormal_numbers():
@@ -44,15 +46,6 @@ def without_subnormal_numbers():
         yield
     finally:
         torch.set_flush_denormal(False)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Threads of torch that wait for each other on a busy machine take longer than the work itself."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class Backend:

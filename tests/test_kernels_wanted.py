@@ -1,16 +1,16 @@
 """A tile that takes some sums: those have the bits that they have among all, and no other looks like a number."""
 
 import itertools
-from functools import partial
 
 import numpy as np
 import pytest
 
-from weighbridge.kernels import cpu, native, portable
+from weighbridge.kernels import cpu, native
 from weighbridge.kernels.layout import BLOCK
 from weighbridge.kernels.sums import CHUNK, PAIR_SUMS, SELF_SUMS
 from weighbridge.kernels.wanted import Wanted
 
+from support import portable_backend
 from support.kernel_cases import (
     BACKENDS,
     CODES,
@@ -38,19 +38,6 @@ MIXED = [("F64", "F32", "BF16", "I8"), ("F16", "F32", "BF16", "F8_E4M3"), ("I64"
 FLOAT = {"F64": np.float64, "F32": np.float32, "F16": np.float16}
 
 
-def portable_sums(addresses, codes, elements, pairs, **options):
-    tile = portable.Tile(codes, elements, pairs, "cpu", **options)
-    for task in tile.tasks():
-        tile.run(task, addresses)
-    return tile.finish(lambda tensors: addresses[tensors], 1)
-
-
-PORTABLE = {
-    "portable": partial(portable_sums, float64=True),
-    "portable in float32": partial(portable_sums, float64=False),
-}
-
-
 def slow_on_a_gpu(backend):
     """Each set has kernels of its own there: 1,300 in this file, more than all other tests together need."""
     return (
@@ -60,7 +47,10 @@ def slow_on_a_gpu(backend):
     )
 
 
-@pytest.fixture(params=[*map(slow_on_a_gpu, BACKENDS.values()), *PORTABLE.values()], ids=[*BACKENDS, *PORTABLE])
+EVERY = {**{name: slow_on_a_gpu(each) for name, each in BACKENDS.items()}, **portable_backend.BACKENDS}
+
+
+@pytest.fixture(params=EVERY.values(), ids=EVERY)
 def backend(request):
     return request.param
 

@@ -67,16 +67,8 @@ def as_compare(found, comparisons):
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("io", ["map", "pread"])
-def test_each_byte_is_read_once_and_bits_are_those_of_compare(family, io, threads, monkeypatch):
+def test_each_byte_is_read_once_and_bits_are_those_of_compare(family, io, threads, asked):
     ledger, comparisons = family
-    asked = []
-
-    def preadv(descriptor, buffers, *place):
-        asked.append(real(descriptor, buffers, *place))
-        return asked[-1]
-
-    real = os.preadv
-    monkeypatch.setattr(os, "preadv", preadv)
     found = gather(ledger, io=io, threads=threads)
     nbytes = sum(checkpoint.nbytes for checkpoint in ledger.checkpoints)
     assert (found.bytes_read, found.same_bytes) == (nbytes, 0)

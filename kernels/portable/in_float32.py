@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ..decoders import Decoder
+from ..decoders import DECODERS, Decoder
 from ..wanted import Wanted
 from . import decode
 from .exact import product_error, two_sum_error
@@ -89,8 +89,7 @@ def table(code: str) -> torch.Tensor | None:
     """What `operand` looks up of a dtype, in the memory of the host; None: nothing."""
     import torch
 
-    narrow = code.startswith("F8") or code in ("F16", "BF16", "I8", "U8", "I16", "U16", "BOOL")
-    return decode.table_of(code, torch.float32) if narrow else None
+    return decode.table_of(code, torch.float32) if DECODERS[code].itemsize <= 2 else None
 
 
 def operand(
