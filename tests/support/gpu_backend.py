@@ -11,9 +11,10 @@ from weighbridge.kernels import gpu, reference
 from weighbridge.kernels.decoders import DECODERS
 from weighbridge.kernels.gpu.available import interpreted
 
-from support import ptx
+from support import interpreter, ptx
 
 if interpreted():
+    interpreter.patch_once()
     ptx.install()
 DEVICE = "cpu" if interpreted() else "cuda"
 TASK_BYTES = 3 << 18  # small, so that tensors are cut
