@@ -7,6 +7,8 @@ import pytest
 
 from weighbridge.kernels.gpu.cells import launches
 
+from support.compiled import cells_of, kind_of
+
 STAR = [(1, 0), (2, 0), (3, 0)]
 ALL = list(itertools.combinations(range(4), 2))
 DTYPES = [["F32", "BF16", "F32", "BF16"], ["F64", "F32", "I32", "F8_E4M3"]]
@@ -50,3 +52,25 @@ def test_how_many_others_share_a_base(base, other, side):
     found = launches([base] + [other] * 8, np.array([(n, 0) for n in range(1, 9)]), True)
     assert {each.shape for each in found} == {(side, 1)}
     assert sum(len(each.cells) for each in found) == 8 // side
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_compiled_ahead_is_every_kind_of_cell(seed):
+    """Whatever is asked for, of operands of one dtype; of two, no kinds that those do not have of one."""
+    rng = np.random.default_rng(seed)
+    known = {kind_of(launch)[2:] for launch in cells_of("F32")}
+    for codes in (["F32"], ["F32", "BF16"]):
+        for _ in range(50):
+            operands = int(rng.integers(1, 11))
+            pairs = rng.integers(0, operands, (int(rng.choice([1, 3, 8, 20, 60])), 2))
+            found = launches([str(code) for code in rng.choice(codes, operands)], pairs, True)
+            assert {kind_of(launch)[2:] for launch in found} <= known
+
+
+def test_a_square_is_turned_rather_than_compiled_twice():
+    found = launches(["F32"] * 4, np.array(ALL), True)
+    assert [(each.shape, each.self_x, each.self_y, len(each.cells)) for each in found] == [
+        ((2, 2), True, False, 2),
+        ((2, 2), False, False, 1),
+    ]
+    assert found[0].cells[:, :8].tolist() == [[0, 1, 0, 1, 0, 1, -1, -1], [2, 3, 0, 1, 2, 3, -1, -1]]

@@ -17,7 +17,7 @@ from weighbridge.kernels.gpu.constants import FAN, STRIPS
 from weighbridge.kernels.sums import CHUNK
 from weighbridge.kernels.wanted import Wanted
 
-from support.compiled import MAIN, cells_of, compiled, compiled_gather, elements_of, launch_of, steps_of
+from support.compiled import MAIN, cells_of, compiled, compiled_gather, elements_of, kind_of, launch_of, steps_of
 
 pytest.importorskip("triton")
 
@@ -70,10 +70,6 @@ IN_FLOAT32 = {
 VARIANTS = {name: (*variant, True) for name, variant in VARIANTS.items()} | {
     f"{name} in float32": (*variant, False) for name, variant in IN_FLOAT32.items()
 }
-
-
-def kind_of(launch):
-    return launch.x, launch.y, launch.self_x, launch.self_y, launch.pairs, launch.shape
 
 
 # What is left of the kinds of cells, for the GPUs that are asked for.

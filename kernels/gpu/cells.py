@@ -10,6 +10,7 @@ alone. All x of a cell have one dtype, and all y. A launch has cells of one kind
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,15 @@ __all__ = ["Launch", "launches"]
 
 _SIDE = 4  # operands a side of a cell: five loads for four pairs of a base, eight for 16 of a square
 
+# Which self sums cells of pairs take, of x and of y, by their shape: the first that has all that are wanted of a cell.
+# Each is a kernel to compile, for seconds, and what is missing here is wanted of a cell or two of a tile, if ever.
+_SELF_SUMS = {
+    (1, 1): [(True, True)],
+    (2, 1): [(False, False), (True, False), (True, True)],
+    (4, 1): [(True, False), (True, True)],
+    (2, 2): [(False, False), (True, False), (True, True)],
+}
+
 
 @dataclass(frozen=True)
 class Launch:
@@ -28,7 +38,7 @@ class Launch:
 
     Attributes:
         x, y: the dtypes of the two sides.
-        self_x, self_y: whether the self sums of that side are taken.
+        self_x, self_y: whether the self sums of that side are taken, wanted of this cell or not.
         pairs: whether pair sums are.
         cells: (cells, 2 * (A + B) + A * B) int64: the operands x and y of each cell, the columns of slots that their
             self sums go to, -1 for none, and those of the pairs, x by x.
@@ -95,7 +105,9 @@ class _Plan:
             for ys in groups[: position + 1]:
                 if any((max(i, j), min(i, j)) in layer for i in xs for j in ys):
                     for part, half in itertools.product(_runs(xs, 2), _runs(ys, 2)):
-                        self._add(part, half, layer, _power(len(part)), _power(len(half)))
+                        if len(part) < len(half) or self._only_second(part, half):
+                            part, half = half, part
+                        self._add(part, half, layer, len(part), len(half))
 
     def alone(self) -> None:
         for same in self._by_code(sorted(self.waiting)):
@@ -136,9 +148,17 @@ class _Plan:
         same_sums = self.float64 or DECODERS[x].wide == DECODERS[y].wide
         self_x = self._claimed(xs, a, layer is None or same_sums)
         self_y = self._claimed(ys, b, layer is not None and same_sums)
-        kind = (x, y, max(self_x) >= 0, max(self_y) >= 0, layer is not None, a, b)
+        takes = max(self_x) >= 0, max(self_y) >= 0
+        if layer is not None and same_sums:
+            takes = next(each for each in _SELF_SUMS[a, b] if all(map(operator.ge, each, takes)))
+        kind = (x, y, *takes, layer is not None, a, b)
         operands = xs + xs[:1] * (a - len(xs)) + ys + ys[:1] * (b - len(ys))
         self.kinds.setdefault(kind, []).append([*operands, *self_x, *self_y, *between.ravel().tolist()])
+
+    def _only_second(self, part: list[int], half: list[int]) -> bool:
+        """Whether a square of one dtype would be asked for self sums of y alone, which are those of x, turned."""
+        alike = len(part) == len(half) and self.codes[part[0]] == self.codes[half[0]]
+        return alike and self.waiting.isdisjoint(part) and not self.waiting.isdisjoint(half)
 
     def _claimed(self, operands: list[int], side: int, here: bool) -> list[int]:
         """The columns for the self sums of those whose turn it is."""

@@ -65,11 +65,17 @@ def cells_of(code):
     layouts = [(n, [(other, 0) for other in range(1, n)]) for n in range(2, 10)]
     layouts += [(n, list(itertools.combinations(range(n), 2))) for n in range(3, 8)]
     layouts += [(n, []) for n in range(1, 5)]
+    layouts += [(4, [(2, 0), (3, 0), (2, 1), (3, 1)])]
     found = {}
     for operands, pairs in layouts:
         for launch in launches([code] * operands, np.array(pairs, np.int64).reshape(-1, 2), True):
             found.setdefault((launch.self_x, launch.self_y, launch.pairs, launch.shape), launch)
     return list(found.values())
+
+
+def kind_of(launch):
+    """What its kernel is compiled for."""
+    return launch.x, launch.y, launch.self_x, launch.self_y, launch.pairs, launch.shape
 
 
 def launch_of(x, y=None, shape=(1, 1), selfs=None):
