@@ -29,7 +29,7 @@ from .arguments import (
     ThreadsOption,
     grouped,
 )
-from .engine.errors import OptionError, WeighbridgeError
+from .engine.errors import DeviceError, OptionError, WeighbridgeError
 from .engine.interrupts import farewell, leaving, matrix_words, say_farewell, sweep_words
 
 __all__ = ["app", "main"]
@@ -325,7 +325,10 @@ def sweep(
         outcomes = list(plan.known)
     else:
         with farewell(lambda: sweep_words(out)):
-            outcomes = run_sweep(plan, workers, cluster, progress)
+            try:
+                outcomes = run_sweep(plan, workers, cluster, progress)
+            except DeviceError as error:  # what is wrong with one other is listed, what is wrong with a device ends all
+                raise DeviceError(f"{str(error).removesuffix('.')}; {sweep_words(out)}") from error
     trouble = [outcome for outcome in outcomes if outcome.reason]
     for outcome in trouble:
         _complain(f"weighbridge: {outcome.other.label} {outcome.status}: {outcome.reason}")

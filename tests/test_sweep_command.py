@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 import weighbridge
 from weighbridge.cli import app
+from weighbridge.engine.errors import DeviceError
 
 from support.sweeps import contents, family
 
@@ -47,6 +48,23 @@ def test_a_line_per_other_and_a_line_of_totals(folder):
     assert re.fullmatch(r"3 done; read 192\.4 kB in [\d.]+ s, [\d.]+ GB/s", totals)
     again = sweep(folder)
     assert again.exit_code == 0 and again.stderr.startswith("3 reused; read 0 B in ")
+
+
+def test_a_device_that_fails_leaves_what_is_done(folder, monkeypatch):
+    assert sweep(folder, others="o-1*").exit_code == 0
+
+    def failing(*_, **options):
+        raise DeviceError("cuda:0 failed: CUDA error: unspecified launch failure; use --device cpu.")
+
+    monkeypatch.setattr("weighbridge.engine.blocked.compare_batch", failing)
+    result = sweep(folder)
+    assert result.exit_code == 2 and result.stdout == ""
+    assert result.stderr.splitlines()[-1] == (
+        "weighbridge: error: cuda:0 failed: CUDA error: unspecified launch failure; use --device cpu; "
+        f"1 of 3 others are done and kept in {folder / 'out'}; run the same command again for the rest."
+    )
+    monkeypatch.undo()
+    assert sweep(folder).stderr.splitlines()[-1].startswith("2 done, 1 reused; ")
 
 
 def test_failures_are_listed_at_the_end_and_exit_2(folder):
