@@ -56,7 +56,9 @@ $(VENV)/installed-base: $(INSTALLED_FROM) | $(VENV)/bin/python
 	$(PIP_INSTALL) -e .
 	touch $@
 
-# test, lint and bench are extras of setup.cfg; each brings the package's own dependencies as well.
+# test, lint and bench are extras of setup.cfg; each brings the package's own dependencies as well. Several at once, as
+# in `make .venv/installed-lint,test`, take little longer than one.
+comma := ,
 $(VENV)/installed-%: $(INSTALLED_FROM) | $(VENV)/bin/python
 	$(PIP_INSTALL) -e '.[$*]'
-	touch $@
+	touch $(addprefix $(VENV)/installed-,$(subst $(comma), ,$*))
