@@ -7,9 +7,9 @@ support.compiled` in tests/ prints it):
 
     dtype     instructions a pair   of them float64   conversions to float64   16-byte loads   outside of the walk
     F32       39.8                  18                2                        0.5             951
-    BF16      23.3                  10                2                        0.25            1081
+    BF16      23.2                  10                2                        0.25            1081
     F16       31.5                  18                2                        0.25            940
-    F8_E4M3   14.6                   4                2                        0.125           757
+    F8_E4M3   14.6                   4                2                        0.125           749
     F8_E5M2   13.6                   4                2                        0.125          1208
     ... > 16  20.0                  10                2                        0.125          1208
 
@@ -24,7 +24,7 @@ thread has of a strip, or the 512 of a chunk of F8_E4M3:
 
     dtype     issued a pair   pairs a second by issue / by float64 / by conversions   bytes a second
     F32       43.5            0.68 T / 0.82 T / 1.85 T                                 5.4 TB/s: memory is the limit
-    BF16      27.5            1.08 T / 1.48 T / 1.85 T                                 4.3 TB/s: memory is the limit
+    BF16      27.4            1.08 T / 1.48 T / 1.85 T                                 4.3 TB/s: memory is the limit
     F16       35.2            0.84 T / 0.82 T / 1.85 T                                 3.3 TB/s: memory is the limit
     F8_E4M3   16.0            1.85 T / 3.7 T / 1.85 T                                  3.7 TB/s: memory is the limit
     F8_E5M2   18.3            1.62 T / 3.7 T / 1.85 T                                  3.2 TB/s: memory is the limit
@@ -39,9 +39,9 @@ that would be 2.5 TB/s. An H200 has the same arithmetic and a copy rate of 4.3 T
     F32 and BF16        40.0                  43.9            4.0 TB/s
     F32 and F8_E4M3     36.1                  39.6            3.7 TB/s
     BF16 and F8_E4M3    24.1                  28.5            3.1 TB/s
-    F8_E4M3 and E5M2    19.6                  23.3            2.5 TB/s
+    F8_E4M3 and E5M2    19.4                  23.0            2.5 TB/s
 
-All pairs take, in squares of 2 x 2, 13.0 instructions of bfloat16, 2.1 more outside: at most 2.0 T pairs of elements a
+All pairs take, in squares of 2 x 2, 13.1 instructions of bfloat16, 2.1 more outside: at most 2.0 T pairs of elements a
 second; and 9.1 of F8_E4M3, 0.6 more outside.
 
 An A100 has no instructions for two bfloat16 or for F8_E4M3: on sm_80 these take 28 and 23 instructions a pair, and

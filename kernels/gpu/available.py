@@ -10,29 +10,34 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["OLDEST_TRITON", "available", "fast_float64", "interpreted", "packs_halves"]
+__all__ = ["OLDEST_TRITON", "available", "capability", "fast_float64", "interpreted", "packs_halves"]
 
 OLDEST_TRITON = (3, 6)  # 3.4 and 3.5 do not compile the kernels; tested with 3.6 and 3.9
 
 # Compute capabilities with half of float32's rate for float64 (CUDA C++ Programming Guide, "Arithmetic Instructions"):
 # A100, H100 and H200, B200. All others from 8.0 on have 1/64 of it, B300 (10.3) among them.
-_FAST_FLOAT64 = {(8, 0), (9, 0), (10, 0)}
+_FAST_FLOAT64 = {80, 90, 100}
+
+
+def capability(device: torch.device | str) -> int:
+    """The compute capability of a device, 90 for 9.0; 0 for the CPU, where kernels are interpreted."""
+    import torch
+
+    device = torch.device(device)
+    if device.type != "cuda":
+        return 0
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
 
 
 def fast_float64(device: torch.device | str) -> bool:
     """Whether a device computes in float64 at a rate that is of use; the CPU, where kernels are interpreted, does."""
-    import torch
-
-    device = torch.device(device)
-    return device.type != "cuda" or torch.cuda.get_device_capability(device) in _FAST_FLOAT64
+    return (found := capability(device)) == 0 or found in _FAST_FLOAT64
 
 
 def packs_halves(device: torch.device | str) -> bool:
     """Whether a device has the instructions of `halves`; Triton's interpreter has none of a GPU's own."""
-    import torch
-
-    device = torch.device(device)
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
+    return capability(device) >= 90
 
 
 def interpreted() -> bool:

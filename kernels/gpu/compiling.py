@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..cpu import functions
 from ..wanted import Wanted
-from .available import fast_float64, interpreted, packs_halves
+from .available import capability, fast_float64, interpreted, packs_halves
 from .cells import launches
 from .constants import STRIPS
 from .tile import on_current, options, tile_constants, tile_kernel, tile_options
@@ -48,12 +48,14 @@ def compile_ahead(
     place = torch.device(device)
     sums = functions(codes, pairs, wanted)[1]
     wide = fast_float64(place) if float64 is None else float64
-    packed = packs_halves(place)
     with on_current(place):
         for launch in launches(codes, pairs, wide):
             counts = len(codes), len(launch.cells), 1, columns
             kernel = tile_kernel(launch, wide)
-            how = {**tile_constants(launch, sums, wide, packed), **tile_options(launch, wide, packed)}
+            how = {
+                **tile_constants(launch, sums, wide, packs_halves(place)),
+                **tile_options(launch, wide, capability(place)),
+            }
             kernel.warmup(arena, table, table, slots, *counts, grid=(1,), **how)
         for strips in (STRIPS, 1):
             gather_kernel.warmup(slots, table, slots, 0, 1, columns, strips, grid=(1,), **options())

@@ -10,7 +10,7 @@ import numpy as np
 from ..decoders import DECODERS
 from ..device import DeviceTile
 from ..wanted import Wanted
-from .available import fast_float64, packs_halves
+from .available import capability, fast_float64, packs_halves
 from .cells import Launch, launches
 from .constants import FAN, GATHER_ROWS, SLOTS, STRIPS, THREADS
 from .levels import levels
@@ -76,12 +76,13 @@ _REGISTERS = {
     ("F8_E4M3FNUZ", (2, 2)): 168,
     ("U16", (2, 2)): 168,
     ("BOOL", (2, 2)): 255,
+    ("F16", (4, 1)): 255,
     ("U32", (4, 1)): 255,
     ("F8_E5M2FNUZ", (4, 1)): 255,
 }
 
 
-def tile_options(launch: Launch, float64: bool, packed: bool) -> dict[str, Any]:
+def tile_options(launch: Launch, float64: bool, arch: int) -> dict[str, Any]:
     """How the kernel of a launch is compiled: with how many registers a thread, where that is not left to ptxas.
 
     128 let a multiprocessor run four programs, 168 three, more two. Of a pair 48 KiB are on their way to four, and 20
@@ -91,7 +92,7 @@ def tile_options(launch: Launch, float64: bool, packed: bool) -> dict[str, Any]:
 
     Args:
         launch, float64: as for `tile_kernel`.
-        packed: as the kernel is told, on sm_90 and newer.
+        arch: of the GPU, 90 for sm_90.
     """
     a, b = launch.shape
     if is_compensated(launch, float64):
@@ -103,9 +104,9 @@ def tile_options(launch: Launch, float64: bool, packed: bool) -> dict[str, Any]:
         return {**options(), "maxnreg": registers}
     if a + b == 3:
         return {**options(), "maxnreg": 128 if alike else 168}
-    star = launch.shape == (4, 1) and launch.x == "F32"
-    square = launch.shape == (2, 2) and launch.x != "F16" and DECODERS[launch.x].itemsize > 1
-    if alike and packed and (star or square) and not (launch.self_x and launch.self_y):
+    star = launch.shape == (4, 1) and launch.x == "F32" and arch >= 100
+    square = launch.shape == (2, 2) and launch.x != "F16" and DECODERS[launch.x].itemsize > 1 and arch >= 90
+    if alike and (star or square) and not (launch.self_x and launch.self_y):
         return {**options(), "maxnreg": 168}
     return options()
 
@@ -141,6 +142,7 @@ class Tile(DeviceTile):
         codes = [decoder.code for decoder in self.decoders]
         self.float64 = fast_float64(self.device) if self._float64 is None else self._float64
         self.packed = packs_halves(self.device)
+        self.arch = capability(self.device)
         self.wanted = self._host.wanted
         self._launches = [
             (launch, torch.from_numpy(launch.cells).to(self.device))
@@ -186,7 +188,7 @@ class Tile(DeviceTile):
                     log2_strips,
                     self._columns,
                     **tile_constants(launch, self.wanted, self.float64, self.packed),
-                    **tile_options(launch, self.float64, self.packed),
+                    **tile_options(launch, self.float64, self.arch),
                 )
         return int(items[:, 2].sum() * self.itemsizes.sum())
 

@@ -104,7 +104,7 @@ def compiled(launch, arch, float64, folder, wanted=Wanted.ALL):
 
     pointers = {"arena": "*i32", "items": "*i64", "cells": "*i64", "slots": "*fp64"}
     integers = dict.fromkeys(("operands", "cell_count", "log2_strips", "columns"), "i32")
-    options = tile_options(launch, float64, arch >= 90)
+    options = tile_options(launch, float64, arch)
     constants = tile_constants(launch, wanted, float64, arch >= 90)
     return _compiled(tile_kernel(launch, float64), pointers, integers, constants, options, arch, folder)
 
