@@ -61,4 +61,4 @@ $(VENV)/installed-base: $(INSTALLED_FROM) | $(VENV)/bin/python
 comma := ,
 $(VENV)/installed-%: $(INSTALLED_FROM) | $(VENV)/bin/python
 	$(PIP_INSTALL) -e '.[$*]'
-	touch $(addprefix $(VENV)/installed-,$(subst $(comma), ,$*))
+	touch $(sort $@ $(addprefix $(VENV)/installed-,$(subst $(comma), ,$*)))

@@ -30,7 +30,7 @@ from .arguments import (
     grouped,
 )
 from .engine.errors import DeviceError, OptionError, WeighbridgeError
-from .engine.interrupts import farewell, leaving, matrix_words, say_farewell, sweep_words
+from .engine.interrupts import farewell, kept_words, leaving, matrix_words, say_farewell, sweep_words
 
 __all__ = ["app", "main"]
 
@@ -327,8 +327,8 @@ def sweep(
         with farewell(lambda: sweep_words(out)):
             try:
                 outcomes = run_sweep(plan, workers, cluster, progress)
-            except DeviceError as error:  # what is wrong with one other is listed, what is wrong with a device ends all
-                raise DeviceError(f"{str(error).removesuffix('.')}; {sweep_words(out)}") from error
+            except DeviceError as error:
+                raise DeviceError(f"{str(error).removesuffix('.')}; {kept_words(out)}.") from error
     trouble = [outcome for outcome in outcomes if outcome.reason]
     for outcome in trouble:
         _complain(f"weighbridge: {outcome.other.label} {outcome.status}: {outcome.reason}")

@@ -20,7 +20,7 @@ from typing import Any
 
 from .errors import WeighbridgeError
 
-__all__ = ["Interrupted", "farewell", "leaving", "matrix_words", "say_farewell", "sweep_words"]
+__all__ = ["Interrupted", "farewell", "kept_words", "leaving", "matrix_words", "say_farewell", "sweep_words"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _POLL_SECONDS, _GRACE_SECONDS = 0.1, 0.5
@@ -63,17 +63,21 @@ def say_farewell(say: Callable[[str], object]) -> None:
         say(f"weighbridge: interrupted; {_farewells[-1]()}" if _farewells else "weighbridge: interrupted.")
 
 
-def sweep_words(folder: str | os.PathLike[str]) -> str:
-    """What an interrupted sweep leaves behind."""
+def kept_words(folder: str | os.PathLike[str]) -> str:
+    """What a sweep that was left early has done."""
     from .store import Store
 
-    again = "run the same command again for the rest."
     try:
         others = Store(folder).others
     except WeighbridgeError:
-        return f"nothing is done yet; {again}"
+        return "nothing is done yet"
     done = sum(entry["status"] == "done" for entry in others)
-    return f"{done} of {len(others)} others are done and kept in {folder}; {again}"
+    return f"{done} of {len(others)} others are done and kept in {folder}"
+
+
+def sweep_words(folder: str | os.PathLike[str]) -> str:
+    """What an interrupted sweep leaves behind, and how to go on."""
+    return f"{kept_words(folder)}; run the same command again for the rest."
 
 
 def matrix_words(folder: str | os.PathLike[str] | None) -> str:

@@ -15,6 +15,8 @@ from weighbridge.kernels.sums import PAIR_SUMS, SELF_SUMS
 from support import portable_backend
 from support.kernel_cases import BACKENDS, raw, run
 
+pytestmark = pytest.mark.interpreted
+
 TOLERANCE = Fraction(1, 10**12)
 LEAST = Fraction(5e-324)  # below the normal numbers a result is right to the last bit that there is
 TINY, HUGE = 5e-324, 1.7976931348623157e308

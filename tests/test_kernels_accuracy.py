@@ -88,12 +88,14 @@ def test_cancelling(backend, name, code, pairs):
     check_against_reference(backend, [raw(y, x, dtype=FLOAT[code])], [code, code], pairs)
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("name", CANCELLING)
 def test_cancelling_between_dtypes(backend, name):
     x, y = CANCELLING[name]
     check_against_reference(backend, [[*raw(y, dtype=np.float32), *raw(x, dtype=np.float64)]], ["F32", "F64"])
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("name", RANGES)
 @pytest.mark.parametrize("pairs", [[(1, 0)], [(0, 1), (1, 1)]], ids=["fused", "general"])
 def test_range_of_float64(backend, name, pairs):
@@ -137,6 +139,7 @@ INTEGERS = {
 }
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("name", INTEGERS)
 def test_integers(backend, name):
     code, x, y = INTEGERS[name]
@@ -146,6 +149,7 @@ def test_integers(backend, name):
     assert run(backend, stack, [code, code])[1][0, 0, 4] == sum(a != b for a, b in zip(x, y, strict=True))
 
 
+@pytest.mark.interpreted
 def test_large_integers_against_floats(backend):
     x = np.array([2**53 + 1, 2**60, 0, 5], np.int64).view(np.uint8)
     y = np.array([2.0**53, 2.0**60, -0.0, math.nan]).view(np.uint8)

@@ -77,6 +77,7 @@ def family(code, size, operands, rng):
     return [base, *others][:operands]
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("code", CODES)
 @pytest.mark.parametrize("relation", ["near", "unrelated"])
 def test_sizes_of_one_stack(backend, code, relation):
@@ -102,6 +103,7 @@ def test_mixed_dtypes(backend, codes):
     check_against_reference(backend, stack, codes)
 
 
+@pytest.mark.interpreted
 def test_a_precise_copy_against_a_rounded_one(backend):
     x = np.random.default_rng(4).normal(0, 0.05, 5000)
     halves = [x.astype(np.float16).view(np.uint8), (x.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)]
@@ -126,6 +128,7 @@ def test_unaligned_addresses(backend, code, shift):
     assert same_bits(aligned, moved)
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("code", ["F64", "F32", "BF16", "U8"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_layouts(backend, code, layout):
@@ -164,6 +167,7 @@ def test_a_pair_has_the_same_bits_beside_adversarial_operands(backend, code):
     assert_same_bits_in_every_layout(backend, stack, [code] * 6)
 
 
+@pytest.mark.interpreted
 def test_no_tensors_and_empty_tensors(backend):
     selfs, between = backend(np.zeros((0, 2), np.int64), ["F32", "F64"], np.zeros(0, np.int64), np.array(TWO))
     assert selfs.shape == (0, 2, 6) and between.shape == (0, 1, 5)
@@ -171,6 +175,7 @@ def test_no_tensors_and_empty_tensors(backend):
     assert not selfs.any() and not between.any()
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("code", CODES)
 def test_all_zero_and_equal(backend, code):
     if code == "F8_E8M0":  # has no zero
@@ -182,6 +187,7 @@ def test_all_zero_and_equal(backend, code):
     assert not selfs[..., 1:].any() and not between.any()
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("code", FLOAT)
 @pytest.mark.parametrize("size", [1, 16, 50, BLOCK + 1])
 def test_negative_zero_equals_zero(backend, code, size):
@@ -192,6 +198,7 @@ def test_negative_zero_equals_zero(backend, code, size):
     assert not np.signbit(between).any() and not np.signbit(selfs[..., [1, 3, 4]]).any()
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("code", FLOAT)
 def test_subnormals(backend, code):
     rng = np.random.default_rng(10)
@@ -204,6 +211,7 @@ def test_subnormals(backend, code):
     check_against_reference(backend, stack, [code, code])
 
 
+@pytest.mark.interpreted
 def test_subnormals_beside_large_values(backend):
     x = np.where(np.arange(2000) % 7 == 0, 1.5, np.arange(2000) * 5e-324)
     check_against_reference(backend, [raw(x, x[::-1])], ["F64", "F64"])

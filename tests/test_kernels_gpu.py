@@ -1,8 +1,8 @@
 """The fused kernels against exact arithmetic, on what is theirs: steps, strips, cells, doubts, arenas.
 
 These run on a CUDA device (`pytest -m gpu`, with the tables of every backend), and in `make test` in a process of their
-own under Triton's interpreter (`test_kernels_gpu_interpreted.py`). The interpreter takes milliseconds for an operation
-that a device takes nanoseconds for, so sizes are as small as they can be.
+own under Triton's interpreter, as does what is small of those tables (`test_kernels_gpu_interpreted.py`). It takes
+milliseconds for an operation that a device takes nanoseconds for, so sizes are as small as they can be.
 """
 
 import itertools
@@ -39,6 +39,7 @@ from support.kernel_cases import (
 
 pytestmark = [
     pytest.mark.gpu,
+    pytest.mark.interpreted,
     pytest.mark.skipif(not gpu_backend.usable(), reason="no CUDA device, and not under Triton's interpreter"),
 ]
 
@@ -126,13 +127,21 @@ def test_layouts(backend, layout):
 
 
 @both
-@pytest.mark.parametrize("code", ["BF16", "F32"])
-def test_a_pair_has_the_same_bits_in_every_layout(backend, code):
-    """One operand has a value that makes every strip it is in doubtful, so the others are walked with care too."""
+@pytest.mark.parametrize(
+    "codes",
+    [["BF16"] * 3, ["F32"] * 3, ["BF16", "F32", "BF16"], ["F8_E4M3", "F32", "F8_E4M3"]],
+    ids=["BF16", "F32", "F32 among BF16", "F32 among F8_E4M3"],
+)
+def test_a_pair_has_the_same_bits_in_every_layout(backend, codes):
+    """One operand has a value that makes every strip it is in doubtful, so the others are walked with care too.
+
+    Of two dtypes, either is x in one layout or the other.
+    """
     rng = np.random.default_rng(64)
-    stack = [[random_tensor(code, step(code) + 77, rng) for _ in range(3)]]
-    stack[0][2][: DECODERS[code].itemsize] = 0x7E  # of the order of 1e38
-    assert_same_bits_in_every_layout(backend, stack, [code] * 3)
+    elements = max(step(code) for code in codes) + 77
+    stack = [[random_tensor(code, elements, rng) for code in codes]]
+    stack[0][-1][: DECODERS[codes[-1]].itemsize] = 0x7E  # of the order of 1e38
+    assert_same_bits_in_every_layout(backend, stack, codes)
 
 
 def fine_tuned(rng, steps):

@@ -32,15 +32,31 @@ def test_in_float32_self_sums_are_not_taken_beside_float64():
     ]
 
 
+def assert_every_sum_is_somebodys_and_only_once(codes, pairs, found):
+    columns = {}
+    for launch in found:
+        a, b = launch.shape
+        for cell in launch.cells.tolist():
+            xs, ys, places = cell[:a], cell[a : a + b], cell[a + b :]
+            assert {codes[n] for n in xs} == {launch.x} and (not launch.pairs or {codes[n] for n in ys} == {launch.y})
+            sums = zip([*xs, *ys, *itertools.product(xs, ys)], places, strict=True)
+            for whose, column in sums:
+                if column >= 0:
+                    assert column not in columns
+                    columns[column] = whose
+            assert launch.self_x or max(places[:a]) < 0
+            assert launch.self_y or max(places[a : a + b]) < 0
+    expected = [*range(len(codes)), *map(sorted, pairs)]
+    assert [columns[n] if n < len(codes) else sorted(columns[n]) for n in range(len(expected))] == expected
+    assert len(columns) == len(expected)
+
+
 @pytest.mark.parametrize("float64", [True, False])
 @pytest.mark.parametrize("pairs", [[], STAR, ALL, [(1, 1), (1, 0), (0, 1)]], ids=["none", "star", "all", "repeated"])
 @pytest.mark.parametrize("codes", DTYPES)
 def test_every_sum_is_somebodys_and_only_once(codes, pairs, float64):
-    columns = []
-    for launch in launches(codes, np.array(pairs, np.int64).reshape(-1, 2), float64):
-        operands = sum(launch.shape)
-        columns += [c for c in launch.cells[:, operands:].ravel().tolist() if c >= 0]
-    assert sorted(columns) == list(range(len(codes) + len(pairs)))
+    found = launches(codes, np.array(pairs, np.int64).reshape(-1, 2), float64)
+    assert_every_sum_is_somebodys_and_only_once(codes, pairs, found)
 
 
 @pytest.mark.parametrize(
@@ -54,17 +70,28 @@ def test_how_many_others_share_a_base(base, other, side):
     assert sum(len(each.cells) for each in found) == 8 // side
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_what_is_compiled_ahead_is_every_kind_of_cell(seed):
-    """Whatever is asked for, of operands of one dtype; of two, no kinds that those do not have of one."""
-    rng = np.random.default_rng(seed)
+@pytest.mark.parametrize("float64", [True, False])
+@pytest.mark.parametrize("dtypes", [["F32"], ["F32", "BF16"], ["F64", "F16", "F8_E4M3"]])
+def test_any_operands_and_pairs(dtypes, float64):
+    rng = np.random.default_rng(90)
+    for _ in range(60):
+        codes = [str(code) for code in rng.choice(dtypes, int(rng.integers(1, 11)))]
+        pairs = rng.integers(0, len(codes), (int(rng.choice([1, 3, 8, 20, 60])), 2))
+        assert_every_sum_is_somebodys_and_only_once(codes, pairs.tolist(), launches(codes, pairs, float64))
+
+
+def test_the_kinds_of_cells_that_are_known_to_the_tests_are_all():
+    """Whatever is asked for, of operands of one dtype; of two, no kinds that those of one do not have."""
+    rng = np.random.default_rng(91)
     known = {kind_of(launch)[2:] for launch in cells_of("F32")}
-    for codes in (["F32"], ["F32", "BF16"]):
-        for _ in range(50):
+    for dtypes in (["F32"], ["F32", "BF16"]):
+        kinds = set()
+        for _ in range(200):
             operands = int(rng.integers(1, 11))
             pairs = rng.integers(0, operands, (int(rng.choice([1, 3, 8, 20, 60])), 2))
-            found = launches([str(code) for code in rng.choice(codes, operands)], pairs, True)
-            assert {kind_of(launch)[2:] for launch in found} <= known
+            found = launches([str(code) for code in rng.choice(dtypes, operands)], pairs, True)
+            kinds |= {kind_of(launch)[2:] for launch in found}
+        assert kinds <= known
 
 
 def test_a_square_is_turned_rather_than_compiled_twice():

@@ -1,4 +1,4 @@
-"""The fused kernels without a GPU: their tests in a process in which Triton interprets kernels."""
+"""The fused kernels without a GPU, by Triton's interpreter: their tests, and what is small of every backend's."""
 
 import os
 import subprocess
@@ -13,9 +13,10 @@ TESTS = Path(__file__).parent
 
 
 @pytest.mark.slow
-def test_the_kernels_under_the_interpreter():
+@pytest.mark.parametrize("name", ["kernels_gpu", "kernels_cpu", "kernels_accuracy", "exact_numbers"])
+def test_the_kernels_under_the_interpreter(name):
     """Triton reads TRITON_INTERPRET when kernels are defined, so this process cannot do both."""
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-m", "gpu", str(TESTS / "test_kernels_gpu.py")]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-m", "gpu and interpreted", str(TESTS / f"test_{name}.py")]
     done = subprocess.run(
         command, capture_output=True, text=True, cwd=TESTS.parent, env={**os.environ, "TRITON_INTERPRET": "1"}
     )

@@ -61,7 +61,7 @@ def test_a_device_that_fails_leaves_what_is_done(folder, monkeypatch):
     assert result.exit_code == 2 and result.stdout == ""
     assert result.stderr.splitlines()[-1] == (
         "weighbridge: error: cuda:0 failed: CUDA error: unspecified launch failure; use --device cpu; "
-        f"1 of 3 others are done and kept in {folder / 'out'}; run the same command again for the rest."
+        f"1 of 3 others are done and kept in {folder / 'out'}."
     )
     monkeypatch.undo()
     assert sweep(folder).stderr.splitlines()[-1].startswith("2 done, 1 reused; ")

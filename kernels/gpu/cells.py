@@ -156,9 +156,8 @@ class _Plan:
         self.kinds.setdefault(kind, []).append([*operands, *self_x, *self_y, *between.ravel().tolist()])
 
     def _only_second(self, part: list[int], half: list[int]) -> bool:
-        """Whether a square of one dtype would be asked for self sums of y alone, which are those of x, turned."""
-        alike = len(part) == len(half) and self.codes[part[0]] == self.codes[half[0]]
-        return alike and self.waiting.isdisjoint(part) and not self.waiting.isdisjoint(half)
+        """Whether self sums are wanted of y alone, as they are of x when a square is turned."""
+        return len(part) == len(half) and self.waiting.isdisjoint(part) and not self.waiting.isdisjoint(half)
 
     def _claimed(self, operands: list[int], side: int, here: bool) -> list[int]:
         """The columns for the self sums of those whose turn it is."""

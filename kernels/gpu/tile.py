@@ -69,7 +69,7 @@ def options() -> dict[str, Any]:
     return {"num_warps": THREADS // 32, "enable_fp_fusion": False}
 
 
-# Registers of pairs of one dtype that spill a few words otherwise, on one kind of GPU or another.
+# Registers a thread of pairs of one dtype that would spill otherwise, on some kind of GPU, by it and a cell's shape.
 _REGISTERS = {
     ("F8_E8M0", (2, 1)): 168,
     ("F8_E5M2FNUZ", (2, 1)): 168,
@@ -83,32 +83,41 @@ _REGISTERS = {
 
 
 def tile_options(launch: Launch, float64: bool, arch: int) -> dict[str, Any]:
-    """How the kernel of a launch is compiled: with how many registers a thread, where that is not left to ptxas.
+    """How the kernel of a launch is compiled: with how many registers a thread at most, or None, as ptxas chooses.
 
-    128 let a multiprocessor run four programs, 168 three, more two. Of a pair 48 KiB are on their way to four, and 20
-    are enough for the 3 TB/s of an H100 with 0.8 us from asking to having. Left to itself, ptxas spills a word or two
-    for the sake of one more program; given more registers than it needs, it begins so much so early that others spill.
-    So these are what was found to spill nothing (`test_kernels_gpu_compiled`).
+    With 128 a multiprocessor runs four programs, with 168 three, with 255 two. Of a pair four have 48 KiB on their way,
+    and 20 are enough for the 3 TB/s of an H100 with 0.8 us from asking to having.
+
+    ptxas spills a word or two when it chooses one program more, and may spill as well where it is given registers to
+    spare, since it begins more loads and conversions early then. So which numbers serve has been tried: with Triton 3.9
+    for every kind of cell of one dtype on sm_80, sm_90 and sm_100 (`test_kernels_gpu_compiled`), with 3.6 for those of
+    F32, BF16, F16 and F8_E4M3. For other GPUs these stand in.
 
     Args:
         launch, float64: as for `tile_kernel`.
         arch: of the GPU, 90 for sm_90.
     """
-    a, b = launch.shape
-    if is_compensated(launch, float64):
-        return {**options(), "maxnreg": 128 if a + b == 2 else 255}
-    if not launch.pairs or a + b == 2:
-        return {**options(), "maxnreg": 128}
-    alike = launch.x == launch.y
-    if alike and (registers := _REGISTERS.get((launch.x, launch.shape))):
-        return {**options(), "maxnreg": registers}
-    if a + b == 3:
-        return {**options(), "maxnreg": 128 if alike else 168}
-    star = launch.shape == (4, 1) and launch.x == "F32" and arch >= 100
-    square = launch.shape == (2, 2) and launch.x != "F16" and DECODERS[launch.x].itemsize > 1 and arch >= 90
-    if alike and (star or square) and not (launch.self_x and launch.self_y):
-        return {**options(), "maxnreg": 168}
-    return options()
+    return {**options(), "maxnreg": _registers(launch, is_compensated(launch, float64), arch)}
+
+
+def _registers(launch: Launch, compensated: bool, arch: int) -> int | None:
+    operands = sum(launch.shape)
+    if compensated:
+        return 128 if operands == 2 else 255
+    if not launch.pairs or operands == 2:
+        return 128
+    if launch.x != launch.y:
+        return 168 if operands == 3 else None
+    if registers := _REGISTERS.get((launch.x, launch.shape)):
+        return registers
+    if operands == 3:
+        return 128
+    if launch.self_x and launch.self_y:
+        return None
+    if launch.shape == (4, 1):
+        return 168 if launch.x == "F32" and arch >= 100 else None
+    wide = DECODERS[launch.x].itemsize > 1 and launch.x != "F16"  # those would spill with 168
+    return 168 if wide and arch >= 90 else None
 
 
 def on_current(device: torch.device) -> contextlib.AbstractContextManager[Any]:

@@ -53,9 +53,9 @@ class Machine:
         """The loop of the fast walk, the first."""
         return self.loops[0]
 
-    def loads(self) -> list[str]:
-        """The loads from global memory of the fast walk, asynchronous copies into shared memory among them."""
-        return [op for op in self.fast if op.startswith(("LDG.", "LDGSTS."))]
+    def loads(self) -> list[list[str]]:
+        """The loads from global memory of each loop, asynchronous copies into shared memory among them."""
+        return [[op for op in loop if op.startswith(("LDG.", "LDGSTS."))] for loop in self.loops]
 
 
 def cells_of(code):
@@ -186,7 +186,7 @@ def _table(folder):
         double = sum(count[op] for op in ("DADD", "DMUL", "DFMA"))
         print(
             f"{x:8}  {y:8}  {shape}  90  {machine.registers:9}  {len(machine.fast) / pairs:12.1f}"
-            f"  {double / pairs:7.1f}  {count['F2F'] / pairs:11.2f}  {len(machine.loads()) / pairs:13.3f}"
+            f"  {double / pairs:7.1f}  {count['F2F'] / pairs:11.2f}  {len(machine.loads()[0]) / pairs:13.3f}"
             f"  {machine.straight:8}"
         )
 

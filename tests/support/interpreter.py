@@ -14,8 +14,8 @@ def patch_once():
     def patch_unless_patched(function):
         if id(function.__globals__) in patched:
             return interpreter._LangPatchScope()
-        patched.add(id(function.__globals__))
         scope = patch(function)
+        patched.add(id(function.__globals__))
         restore = scope.restore
 
         def restored():
