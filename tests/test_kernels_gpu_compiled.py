@@ -60,6 +60,8 @@ VARIANTS = {
     "F32 and BF16 square": (launch_of("F32", "BF16", (2, 2)), 100),
     "two BF16 and F8_E4M3": (launch_of("BF16", "F8_E4M3", (2, 1)), 90),
     "two F8_E4M3 and F32": (launch_of("F8_E4M3", "F32", (2, 1)), 90),
+    "two F8_E4M3 and F32, no self sums": (launch_of("F8_E4M3", "F32", (2, 1), (False, False)), 90),
+    "two F8_E4M3 and F64": (launch_of("F8_E4M3", "F64", (2, 1)), 90),
     "two F32 and BF16": (launch_of("F32", "BF16", (2, 1)), 90),
     "F16 and I8 square": (launch_of("F16", "I8", (2, 2)), 90),
     "F8_E5M2 pair sm_90": (launch_of("F8_E5M2", "F8_E5M2"), 90),

@@ -91,7 +91,9 @@ def tile_options(launch: Launch, float64: bool, arch: int) -> dict[str, Any]:
     ptxas spills a word or two when it chooses one program more, and may spill as well where it is given registers to
     spare, since it begins more loads and conversions early then. So which numbers serve has been tried: with Triton 3.9
     for every kind of cell of one dtype on sm_80, sm_90 and sm_100 (`test_kernels_gpu_compiled`), with 3.6 for those of
-    F32, BF16, F16 and F8_E4M3. For other GPUs these stand in.
+    F32, BF16, F16 and F8_E4M3. For other GPUs these stand in. Of cells of two dtypes 154 were compiled, for sm_90: none
+    spills in its walk but squares of F8_E4M3 beside BF16 that take all self sums, two words; seven spill two or four at
+    the end of a strip.
 
     Args:
         launch, float64: as for `tile_kernel`.
@@ -107,7 +109,9 @@ def _registers(launch: Launch, compensated: bool, arch: int) -> int | None:
     if not launch.pairs or operands == 2:
         return 128
     if launch.x != launch.y:
-        return 168 if operands == 3 else None
+        sizes = sorted(DECODERS[code].itemsize for code in (launch.x, launch.y))
+        bytes_beside_words = sizes[0] == 1 and sizes[1] >= 4  # one load waits for four of the other, or eight
+        return (255 if bytes_beside_words else 168) if operands == 3 else None
     if registers := _REGISTERS.get((launch.x, launch.shape)):
         return registers
     if operands == 3:
