@@ -6,7 +6,6 @@ from functools import partialmethod
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
 import weighbridge
 from weighbridge.engine import all_pairs, execute, together
@@ -15,26 +14,13 @@ from weighbridge.engine.joint import join
 from weighbridge.engine.ring import Limits
 from weighbridge.engine.transport import Plain
 
+from support.families import write_mixed
 from support.lanes import CPU, ArenaTile, stand_in
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float32, torch.float64, torch.bfloat16)
 ROWS = (9000, 17000, 25000, 25000, 9000, 17000)  # of 8: they end in the second, third and fourth chunk
 PLAIN = (torch.float32,) * 6
 EQUAL = (17000,) * 6
-
-
-def write(folder, dtypes, rows):
-    """Six checkpoints all of whose bytes some pair compares."""
-    generator = torch.Generator().manual_seed(0)
-    paths = []
-    for number, (dtype, length) in enumerate(zip(dtypes, rows, strict=True)):
-        shapes = {"embeddings.word_embeddings.weight": (length, 8), "layer.0.dense.weight": (70, 1000), "x.bias": (11,)}
-        state = {name: torch.randn(shape, generator=generator).to(dtype) for name, shape in shapes.items()}
-        whole = torch.int64 if dtype == torch.float64 else torch.int16
-        state["steps"] = torch.randint(-900, 900, (3000,), generator=generator).to(whole)
-        paths.append(folder / f"{number}.safetensors")
-        save_file(state, paths[-1])
-    return paths
 
 
 @pytest.fixture(
@@ -44,7 +30,7 @@ def write(folder, dtypes, rows):
 )
 def family(request, tmp_path_factory):
     """The ledger of six checkpoints, and what `compare` says of each pair."""
-    paths = write(tmp_path_factory.mktemp("family"), *request.param)
+    paths = write_mixed(tmp_path_factory.mktemp("family"), *request.param)
     ledger = join([weighbridge.open_checkpoint(path) for path in paths])
     opened = ledger.checkpoints
     pairs = all_pairs.pairs_of(len(opened)).tolist()
@@ -109,7 +95,7 @@ def test_a_matrix_that_lost_blocks_gets_them_back(family, tmp_path, monkeypatch)
 
 
 def test_links_are_read_once_for_all_ways(tmp_path):
-    paths = write(tmp_path, DTYPES, ROWS)
+    paths = write_mixed(tmp_path, DTYPES, ROWS)
     os.link(paths[2], tmp_path / "link.safetensors")
     opened = [weighbridge.open_checkpoint(path) for path in (*paths, tmp_path / "link.safetensors")]
     found = gather(join(opened), io="pread")
@@ -123,7 +109,7 @@ def test_links_are_read_once_for_all_ways(tmp_path):
 def test_what_no_pair_compares_is_not_read(tmp_path):
     """The longest embedding alone: its last rows have no counterpart."""
     rows = (9000, 17000, 9000, 17000, 17000, 25000)
-    opened = [weighbridge.open_checkpoint(path) for path in write(tmp_path, DTYPES, rows)]
+    opened = [weighbridge.open_checkpoint(path) for path in write_mixed(tmp_path, DTYPES, rows)]
     found = gather(join(opened))
     assert found.bytes_read == sum(checkpoint.nbytes for checkpoint in opened) - 8000 * 8 * 2
 

@@ -14,6 +14,7 @@ from weighbridge.engine.blocked import compare_batch
 from weighbridge.engine.ring import Limits
 from weighbridge.engine.transport import Plain
 
+from support.families import write_mixed
 from support.lanes import CPU, ArenaTile, stand_in
 
 F64, F32, BF16 = torch.float64, torch.float32, torch.bfloat16
@@ -30,15 +31,7 @@ FAMILIES = {
 
 def write(folder, dtypes, rows):
     """A base and seven others, the second of them a hard link of the base and the fourth one of the third."""
-    generator = torch.Generator().manual_seed(0)
-    paths = []
-    for number, (dtype, length) in enumerate(zip(dtypes, rows, strict=True)):
-        shapes = {"embeddings.word_embeddings.weight": (length, 8), "layer.0.dense.weight": (70, 1000), "x.bias": (11,)}
-        state = {name: torch.randn(shape, generator=generator).to(dtype) for name, shape in shapes.items()}
-        whole = torch.int64 if dtype == F64 else torch.int16
-        state["steps"] = torch.randint(-900, 900, (3000,), generator=generator).to(whole)
-        paths.append(folder / f"{number}.safetensors")
-        save_file(state, paths[-1])
+    paths = write_mixed(folder, dtypes, rows)
     links = folder / "base-again.safetensors", folder / "other-again.safetensors"
     os.link(paths[0], links[0])
     os.link(paths[2], links[1])

@@ -48,13 +48,14 @@ def compile_ahead(
     place = torch.device(device)
     sums = functions(codes, pairs, wanted)[1]
     wide = fast_float64(place) if float64 is None else float64
+    packed, arch = packs_halves(place), capability(place)
     with on_current(place):
         for launch in launches(codes, pairs, wide):
             counts = len(codes), len(launch.cells), 1, columns
             kernel = tile_kernel(launch, wide)
             how = {
-                **tile_constants(launch, sums, wide, packs_halves(place)),
-                **tile_options(launch, wide, capability(place)),
+                **tile_constants(launch, sums, wide, packed),
+                **tile_options(launch, wide, arch),
             }
             kernel.warmup(arena, table, table, slots, *counts, grid=(1,), **how)
         for strips in (STRIPS, 1):

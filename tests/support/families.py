@@ -44,3 +44,20 @@ def write(folder):
         save_file(other, paths[-1])
     os.link(paths[0], folder / "link.safetensors")
     return [*paths, folder / "link.safetensors", paths[0]]
+
+
+def write_mixed(folder, dtypes, rows):
+    """Checkpoints of a dtype and a number of embeddings each, all of whose bytes some pair compares; their paths.
+
+    A tensor of each has more than a chunk, and one is of integers, wide ones beside float64.
+    """
+    generator = torch.Generator().manual_seed(0)
+    paths = []
+    for number, (dtype, length) in enumerate(zip(dtypes, rows, strict=True)):
+        shapes = {"embeddings.word_embeddings.weight": (length, 8), "layer.0.dense.weight": (70, 1000), "x.bias": (11,)}
+        state = {name: torch.randn(shape, generator=generator).to(dtype) for name, shape in shapes.items()}
+        whole = torch.int64 if dtype == torch.float64 else torch.int16
+        state["steps"] = torch.randint(-900, 900, (3000,), generator=generator).to(whole)
+        paths.append(folder / f"{number}.safetensors")
+        save_file(state, paths[-1])
+    return paths
