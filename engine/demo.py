@@ -16,7 +16,6 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..kernels.threads import thread_pool
 from .errors import OutputError
 from .naming import kind_of
 
@@ -232,7 +232,7 @@ def _write_checkpoint(base: Layout, entry: Layout, folder: Path, threads: int | 
         return _descendant(base, entry, name, source.get(name))
 
     drawn_names = [name for name in entry.shapes if name not in entry.tied]
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+    with thread_pool(threads or os.cpu_count() or 1) as pool:
         tensors = dict(zip(drawn_names, pool.map(draw, drawn_names), strict=True))
     tensors |= {alias: tensors[name] for alias, name in entry.tied.items()}
     folder.mkdir(parents=True, exist_ok=True)

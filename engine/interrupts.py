@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from ..kernels.threads import start
 from .errors import WeighbridgeError
 
 __all__ = ["Interrupted", "farewell", "kept_words", "leaving", "matrix_words", "say_farewell", "sweep_words"]
@@ -96,6 +97,8 @@ def leaving(say: Callable[[str], object]) -> Iterator[None]:
 
     Args:
         say: told the farewell where the process is ended from outside; else that is for who catches `Interrupted`.
+    Raises:
+        MemoryError: there is no room for the thread that watches; nothing is changed then.
     """
     _farewells.clear()
     if _said.locked():
@@ -104,10 +107,14 @@ def leaving(say: Callable[[str], object]) -> Iterator[None]:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     stop = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(reader, frozenset(watched), stop, say), daemon=True)
+    try:
+        start(watcher)
+    except BaseException:
+        _close(reader, writer)
+        raise
     previous = {each: signal.signal(each, _raise) for each in watched}
     wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    watcher = threading.Thread(target=_watch, args=(reader, frozenset(watched), stop, say), daemon=True)
-    watcher.start()
     try:
         yield
     except Interrupted:
@@ -132,7 +139,11 @@ def _stop(
     watcher.join()
     for number, handler in previous.items():
         signal.signal(number, handler)
-    for end in pipe:
+    _close(*pipe)
+
+
+def _close(*ends: int) -> None:
+    for end in ends:
         os.close(end)
 
 

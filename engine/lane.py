@@ -18,7 +18,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -28,6 +28,7 @@ import numpy as np
 from ..kernels.layout import SELF_SLOTS
 from ..kernels.portable import WORKSPACE_BYTES
 from ..kernels.sums import CHUNK
+from ..kernels.threads import thread_pool
 from ..kernels.wanted import Wanted
 from .devices import PORTABLE, Device, first_sentence
 from .errors import DeviceError, DeviceMemoryError
@@ -158,6 +159,7 @@ class Lane:
             DeviceMemoryError: there is too little memory for one tensor and the smallest ring.
             DeviceError: the device failed.
             ReadError: a file cannot be read.
+            MemoryError: there is no room for the threads.
         """
         self._shares, self._tell = shares, tell
         self._require_room()
@@ -181,8 +183,11 @@ class Lane:
             act()
 
     def _start(self) -> None:
-        self._readers = ThreadPoolExecutor(self._job.readers, thread_name_prefix="weighbridge-reader")
-        self._clerks = ThreadPoolExecutor(2, thread_name_prefix="weighbridge-clerk")  # one for each share in the line
+        with ExitStack() as undo:
+            readers = undo.enter_context(thread_pool(self._job.readers, "weighbridge-reader"))
+            clerks = undo.enter_context(thread_pool(2, "weighbridge-clerk"))  # one for each share in the line
+            undo.pop_all()
+        self._readers, self._clerks = readers, clerks
 
     def _halt(self) -> None:
         """Have readers and clerks come to rest, who still make the sums of what is launched; free the memory."""

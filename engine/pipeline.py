@@ -20,8 +20,8 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
+from ..kernels.threads import thread_pool
 from ..kernels.wanted import Wanted
 from .devices import Device
 from .lane import Job, Lane
@@ -82,10 +82,11 @@ class Pipeline:
         Raises:
             DeviceError: a device has too little memory for the least there is to do, or failed.
             ReadError: a file cannot be read.
+            MemoryError: there is no room for the threads.
         """
         shares = deal(batches, len(self.lanes), self._job.limits.buffer_bytes, self._alike())
         self._work.extend(shares)
-        with ThreadPoolExecutor(len(self.lanes), thread_name_prefix="weighbridge-device") as pool:
+        with thread_pool(len(self.lanes), "weighbridge-device") as pool:
             running = [pool.submit(self._drive, lane, shares) for lane in self.lanes]
             try:
                 left = len(running)

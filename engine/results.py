@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from ..kernels.threads import thread_pool
 from .arrow import numbers_of
 from .errors import FormatError, OptionError
 from .ledger import STATUSES, Ledger
@@ -144,7 +144,7 @@ class Results(Mapping[str, Comparison]):
         done: dict[str, OtherRows] = {}
         damaged = []
         entries = [entry for entry in self.others if entry["status"] == "done"]
-        with ThreadPoolExecutor(_READERS) as pool:
+        with thread_pool(_READERS) as pool:
             for entry, found in zip(entries, pool.map(self._rows_of, entries), strict=True):
                 if isinstance(found, FormatError):
                     damaged.append(entry | {"reason": str(found)})

@@ -16,11 +16,11 @@ import os
 import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..kernels.threads import thread_pool
 from .errors import FormatError
 from .others import Other
 from .writers import PARTIAL, Writers, as_output_error, mark_of, partial_name
@@ -234,7 +234,7 @@ class Writer:
             if len(self._waiting) < 2:
                 list(map(_sync, self._waiting))
             else:
-                with ThreadPoolExecutor(min(_SYNCS, len(self._waiting))) as pool:
+                with thread_pool(min(_SYNCS, len(self._waiting))) as pool:
                     list(pool.map(_sync, self._waiting))
 
     def publish(self) -> None:

@@ -19,6 +19,7 @@ from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from ..kernels.threads import start
 from .errors import OptionError, ReadError, WeighbridgeError
 from .sweep_record import keep
 from .sweep_task import Outcome, Settings, Task, failure, run_task
@@ -170,7 +171,10 @@ def _serve(pipe: Connection[Any, Any]) -> None:
         parent.join()
         os._exit(1)
 
-    threading.Thread(target=follow, daemon=True).start()
+    try:
+        start(threading.Thread(target=follow, daemon=True))
+    except MemoryError:
+        return  # which the parent takes for a process that does not come up
     logging.getLogger("weighbridge").setLevel(logging.ERROR)  # the parent has warned already
     pipe.send(None)
     while True:

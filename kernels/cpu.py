@@ -13,7 +13,7 @@ exact arithmetic by `reference`. So the accuracy is certified, not hoped for, an
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from contextlib import contextmanager
 
 import numpy as np
@@ -24,6 +24,7 @@ from .decoders import DECODERS
 from .layout import BLOCK, PAIR_SLOTS, PAIR_SQUARE, SELF_SLOTS, TASK_WORDS, WORK_OPERAND, WORK_SLOTS
 from .processors import available_threads
 from .sums import CHUNK, PAIR_SUMS, SELF_SUMS
+from .threads import thread_pool
 from .wanted import Wanted
 
 __all__ = [
@@ -102,14 +103,18 @@ def run_tasks(
     threads: int,
     progress: Callable[[int], object] | None = None,
 ) -> None:
-    """`work(task)` for every task on a pool of threads; what it returns (bytes) goes to `progress` as tasks finish."""
+    """`work(task)` for every task on a pool of threads; what it returns (bytes) goes to `progress` as tasks finish.
+
+    Raises:
+        MemoryError: there is no room for so many threads, see `threads`; or whatever `work` raises.
+    """
     if threads == 1 or len(tasks) <= 1:
         for task in tasks:
             done = work(task)
             if progress is not None:
                 progress(done)
         return
-    with ThreadPoolExecutor(min(threads, len(tasks)), thread_name_prefix="weighbridge") as pool:
+    with thread_pool(min(threads, len(tasks))) as pool:
         running = [pool.submit(work, task) for task in tasks]
         try:
             for future in as_completed(running):

@@ -8,11 +8,13 @@ import time
 import numpy as np
 import pytest
 
+from weighbridge.engine import lane
 from weighbridge.engine.errors import ReadError
 from weighbridge.engine.packing import Packing, packed_bytes
 from weighbridge.engine.plan import Joined, Placed
 from weighbridge.engine.reading import Files
 from weighbridge.kernels import cpu
+from weighbridge.kernels import threads as kernel_threads
 
 from support.kernel_cases import random_tensor
 from support.lanes import ArenaTile, computed, stand_in
@@ -200,6 +202,25 @@ def test_interrupt_leaves_no_thread(joined, monkeypatch, lanes):
         computed(joined, 2, PAIR, lanes=lanes, buffer_bytes=1, buffers=1, report=interrupt)
     assert not threads()
     assert len(ran) <= 5  # of 12 chunks: those under way, and no batch that had not begun
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+@pytest.mark.parametrize("name", ["weighbridge-reader", "weighbridge-clerk"])
+def test_no_room_for_threads_leaves_none(joined, monkeypatch, lanes, name):
+    """The threads of the other pools stand already, as they do where the address space is limited."""
+    make = lane.thread_pool
+
+    def full(threads, named):
+        if named == name:
+            raise MemoryError
+        return make(threads, named)
+
+    stand_in(monkeypatch)
+    monkeypatch.setattr(kernel_threads, "_is_limited", lambda: True)
+    monkeypatch.setattr(lane, "thread_pool", full)
+    with pytest.raises(MemoryError) as raised:
+        computed(joined, 2, PAIR, lanes=lanes)
+    assert raised.tb and not threads()  # while the frames hold what was begun
 
 
 def test_mistake_in_a_kernel_is_not_hidden(joined, monkeypatch):
