@@ -24,6 +24,8 @@ from typing import Any
 
 import numpy as np
 
+from ..kernels.room import require_room
+
 __all__ = ["SLOTS", "failed", "guard", "release"]
 
 SLOTS = 16384
@@ -50,6 +52,7 @@ class _SigAction(ctypes.Structure):
     )
 
 
+_LLVM_BYTES = 8 << 20  # making the handler takes 1 MB more; where LLVM gets no memory it ends the process
 _previous = _SigAction()
 _SA_SIGINFO, _SA_ONSTACK = 4, 0x08000000
 
@@ -121,6 +124,8 @@ def guard(address: int, nbytes: int) -> int | None:
     Returns:
         A slot for `failed` and `release`, or None where nothing can be guarded: another system than 64-bit Linux, or
         SLOTS ranges are guarded already.
+    Raises:
+        MemoryError: there is no room to make the handler.
     """
     global _guarded
     with _lock:
@@ -175,6 +180,7 @@ def _handler() -> int | None:
     """The address of the machine code, made on first use, in 3 ms; None on other systems."""
     if not sys.platform.startswith("linux") or ctypes.sizeof(ctypes.c_void_p) != 8:
         return None
+    require_room(_LLVM_BYTES, "LLVM")
     import llvmlite.binding as llvm
 
     def where(function: Any) -> int:

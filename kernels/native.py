@@ -34,7 +34,7 @@ __all__ = ["cache_folder", "function", "is_cached"]
 
 _NOT_COMPILED = (
     "__init__.py", "certainty.py", "cpu.py", "device.py", "native.py", "processors.py", "reference.py",
-    "threads.py",
+    "room.py", "threads.py",
 )  # fmt: skip
 _ARGUMENTS = {"star_f32": 2, "star_f64": 2, "pairs_f32": 2, "pairs_f64": 2, "gather": 12}
 _SYMBOL = "weighbridge_{}"

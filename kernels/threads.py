@@ -9,11 +9,12 @@ started.
 
 from __future__ import annotations
 
-import mmap
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from .room import is_limited, require_room
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
@@ -53,7 +54,7 @@ def thread_pool(threads: int, name: str = "weighbridge") -> ThreadPoolExecutor:
     from concurrent.futures import ThreadPoolExecutor
 
     pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
-    if _is_limited():
+    if is_limited():
         try:
             with _as_memory_error():
                 _have_all_stand(pool, threads)
@@ -89,26 +90,17 @@ def _as_memory_error() -> Iterator[None]:
         raise MemoryError(str(error)) from error
 
 
-def _is_limited() -> bool:
+def _require_room() -> None:
+    """Raise MemoryError where there is no room for a thread's stack and what it needs to come up."""
+    require_room(_stack_bytes() + _SPARE_BYTES, "another thread")
+
+
+def _stack_bytes() -> int:
+    if nbytes := threading.stack_size():
+        return nbytes
     try:
         import resource
-
-        return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
-    except (ImportError, AttributeError):  # Windows; some of the BSDs
-        return False
-
-
-def _require_room() -> None:
-    """Raise MemoryError where the limit leaves no room for a thread's stack and what it needs to come up."""
-    if not _is_limited():
-        return
-    import resource
-
-    nbytes = threading.stack_size()
-    if not nbytes:
-        limit = resource.getrlimit(resource.RLIMIT_STACK)[0]
-        nbytes = _STACK_BYTES if limit == resource.RLIM_INFINITY else limit
-    try:
-        mmap.mmap(-1, nbytes + _SPARE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
-    except (OSError, OverflowError) as error:
-        raise MemoryError(f"no room for a thread with a stack of {nbytes:,} bytes") from error
+    except ImportError:  # Windows
+        return _STACK_BYTES
+    limit = resource.getrlimit(resource.RLIMIT_STACK)[0]
+    return _STACK_BYTES if limit == resource.RLIM_INFINITY else limit

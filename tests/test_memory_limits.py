@@ -81,3 +81,20 @@ def test_a_header_that_would_fill_memory(tmp_path):
     done = limited("inspect", tmp_path / "a.safetensors")
     assert (done.returncode, done.stdout) == (2, "")
     assert "announces a header of 50,331," in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_no_room_for_the_compiler_is_an_error():
+    """LLVM, of which the handler of missing pages is made, ends the process where it gets no memory."""
+    code = (
+        "import mmap, pathlib, resource, llvmlite.binding\n"
+        "from weighbridge.engine import faults\n"
+        "used = int(pathlib.Path('/proc/self/statm').read_text().split()[0]) * mmap.PAGESIZE\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + (256 << 10), resource.RLIM_INFINITY))\n"
+        "try:\n"
+        "    faults.guard(0, 1)\n"
+        "except MemoryError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    said = "LLVM needs 8,388,608 bytes, for which there is no room\n"
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", said)

@@ -216,7 +216,7 @@ def test_no_room_for_threads_leaves_none(joined, monkeypatch, lanes, name):
         return make(threads, named)
 
     stand_in(monkeypatch)
-    monkeypatch.setattr(kernel_threads, "_is_limited", lambda: True)
+    monkeypatch.setattr(kernel_threads, "is_limited", lambda: True)
     monkeypatch.setattr(lane, "thread_pool", full)
     with pytest.raises(MemoryError) as raised:
         computed(joined, 2, PAIR, lanes=lanes)
