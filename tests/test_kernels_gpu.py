@@ -102,7 +102,11 @@ def test_strips_and_chunks(backend, code, size):
 @both
 @pytest.mark.parametrize(
     "codes",
-    [("F32", "BF16"), ("BF16", "F32"), ("F8_E4M3", "F64"), ("F8_E5M2", "F8_E4M3"), ("U8", "I64"), ("F16", "BF16")],
+    [
+        *[("F32", "BF16"), ("BF16", "F32"), ("F16", "BF16"), ("F8_E4M3", "F64"), ("F8_E5M2", "F8_E4M3"), ("U8", "I64")],
+        *[("F32", "I32"), ("U32", "BOOL"), ("U64", "F16"), ("F64", "U32"), ("I16", "F32"), ("F8_E8M0", "U16")],
+        *[("I8", "U8"), ("F8_E4M3FNUZ", "BF16"), ("F8_E5M2FNUZ", "F32")],
+    ],
 )
 def test_mixed_dtypes(backend, codes):
     rng = np.random.default_rng(62)
@@ -200,15 +204,15 @@ def test_operands_of_several_sizes_have_the_bits_that_they_have_alone(backend, c
         assert same_bits([selfs[:, n].copy()], [run(backend, [[operand]], [code], [])[0][:, 0]]), code
 
 
-@pytest.mark.parametrize("code", ["F8_E4M3", "U16"])
-def test_narrow_operands_have_the_bits_of_other_strips(code):
+@pytest.mark.parametrize(("code", "largest"), [("F8_E4M3", 0x7E), ("I8", 0x80)])
+def test_narrow_operands_have_the_bits_of_other_strips(code, largest):
     """Beside bfloat16 a chunk of them is two strips; alone it is one, and its sums are as large as they can be."""
     size = CHUNK + STRIP + 5
-    largest = np.full(size, 0x7E, np.uint8) if code == "F8_E4M3" else np.full(size, 0xFFFF, np.uint16).view(np.uint8)
+    narrow = np.full(size, largest, np.uint8)
     wide = random_tensor("BF16", size, np.random.default_rng(70))
-    check_against_reference(tile_sums, [[largest, largest]], [code, code])
-    together = run(tile_sums, [[largest, wide]], [code, "BF16"], [(0, 1)])[0]
-    assert same_bits([together[:, 0].copy()], [run(tile_sums, [[largest]], [code], [])[0][:, 0]])
+    check_against_reference(tile_sums, [[narrow, narrow]], [code, code])
+    together = run(tile_sums, [[narrow, wide]], [code, "BF16"], [(0, 1)])[0]
+    assert same_bits([together[:, 0].copy()], [run(tile_sums, [[narrow]], [code], [])[0][:, 0]])
 
 
 def test_operands_far_apart_in_the_arena(tmp_path):
@@ -330,6 +334,9 @@ def test_same_bits_of_two_dtypes_without_instructions_for_two_elements(codes):
         ("F8_E4M3", 0xFF),
         ("F8_E5M2", 0x7C),
         ("F8_E5M2", 0xFD),
+        ("F8_E8M0", 0xFF),
+        ("F8_E5M2FNUZ", 0x80),
+        ("F8_E4M3FNUZ", 0x80),
     ],
 )
 def test_what_is_not_finite_in_a_whole_step(code, special):
@@ -343,6 +350,38 @@ def test_what_is_not_finite_in_a_whole_step(code, special):
             pair[side].view(f"u{DECODERS[code].itemsize}")[5] = special
         stack.append(pair)
     check_against_reference(tile_sums, stack, [code, code])
+
+
+@pytest.mark.parametrize(
+    ("code", "special", "other"),
+    [("F8_E4M3", 0x7F, "F8_E5M2"), ("F8_E8M0", 0xFF, "F64"), ("F8_E5M2", 0x7C, "I32"), ("F8_E4M3FNUZ", 0x80, "F32")],
+)
+def test_what_is_not_finite_beside_another_dtype(code, special, other):
+    rng = np.random.default_rng(79)
+    narrow, wide = (random_tensor(each, step(code), rng) for each in (code, other))
+    narrow[5] = special
+    check_against_reference(tile_sums, [[narrow, wide]], [code, other])
+
+
+def encoded(code, values):
+    values = values.ravel()
+    return bfloat16(*values) if code == "BF16" else raw(values, dtype=np.float16 if code == "F16" else np.float32)[0]
+
+
+@pytest.mark.parametrize("other", ["F64", "I32", "F8_E5M2", "U16"])
+@pytest.mark.parametrize("code", ["F32", "BF16", "F16"])
+def test_sums_that_cancel_are_as_certain_beside_another_dtype(code, other):
+    """Lanes that cancel each other but for what is far below them: whoever computes them, the bits are the same."""
+    rng = np.random.default_rng(93)
+    lanes = np.zeros((20, 4, THREADS, 16 // DECODERS[code].itemsize))
+    lanes[:, 0, :60, 0] = rng.standard_normal((20, 60))
+    lanes[:, 0, 60:120, 0] = -lanes[:, 0, :60, 0]
+    scales = 2.0 ** -rng.integers(*((8, 20) if code == "F16" else (46, 76)), (20, 1, 8, 1))
+    lanes[:, :, 120:] = rng.standard_normal(lanes[:, :, 120:].shape) * scales
+    stack = [[encoded(code, values), random_tensor(other, values.size, rng)] for values in lanes]
+    alone = run(tile_sums, [[operand] for operand, _ in stack], [code], [])[0]
+    together = run(tile_sums, stack, [code, other], TWO)[0]
+    assert same_bits([together[:, 0].copy()], [alone[:, 0].copy()])
 
 
 @pytest.mark.parametrize("code", ["F8_E4M3", "F8_E5M2"])

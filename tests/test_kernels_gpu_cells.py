@@ -5,9 +5,11 @@ import itertools
 import numpy as np
 import pytest
 
+from weighbridge.kernels.decoders import DECODERS
 from weighbridge.kernels.gpu.cells import launches
+from weighbridge.kernels.wanted import Wanted
 
-from support.compiled import cells_of, kind_of
+from support.compiled import every_kernel, kernel_of
 
 STAR = [(1, 0), (2, 0), (3, 0)]
 ALL = list(itertools.combinations(range(4), 2))
@@ -26,7 +28,7 @@ def test_in_float32_self_sums_are_not_taken_beside_float64():
     """They would be other bits there than those of the operand alone."""
     found = launches(["F64", "F32"], np.array([[1, 0]]), False)
     assert [(each.x, each.y, each.self_x, each.self_y) for each in found] == [
-        ("F32", "F64", False, False),
+        ("F64", "F32", False, False),
         ("F64", "F64", True, False),
         ("F32", "F32", True, False),
     ]
@@ -61,13 +63,41 @@ def test_every_sum_is_somebodys_and_only_once(codes, pairs, float64):
 
 @pytest.mark.parametrize(
     ("base", "other", "side"),
-    [("F32", "F32", 4), ("BF16", "F32", 4), ("F8_E4M3", "I8", 4), ("F32", "F8_E4M3", 2), ("I8", "F16", 2)],
+    [
+        ("F32", "F32", 4),
+        ("I8", "I8", 4),
+        ("BF16", "F32", 2),
+        ("F32", "F8_E4M3", 1),
+        ("U8", "U8", 1),
+        ("F64", "F32", 1),
+        ("F32", "I32", 1),
+    ],
 )
 def test_how_many_others_share_a_base(base, other, side):
-    """Four of elements of one byte beside wider ones would spill registers (`test_kernels_gpu_compiled`)."""
     found = launches([base] + [other] * 8, np.array([(n, 0) for n in range(1, 9)]), True)
     assert {each.shape for each in found} == {(side, 1)}
     assert sum(len(each.cells) for each in found) == 8 // side
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "formats"),
+    [
+        ("F32", "F32", ("F32", "F32")),
+        ("I8", "I8", ("I8", "I8")),
+        ("U8", "U8", ("ANY8", "ANY8")),
+        ("F32", "BF16", ("F32", "BF16")),
+        ("BF16", "F32", ("F32", "BF16")),
+        ("F8_E5M2", "F8_E4M3", ("ANY8", "ANY8")),
+        ("BF16", "F64", ("ANY64", "ANY16")),
+        ("U32", "I32", ("ANY32", "ANY32")),
+        ("F32", "I32", ("ANY32", "F32")),
+        ("I8", "F32", ("F32", "ANY8")),
+    ],
+)
+def test_what_kernels_are_compiled_for(x, y, formats):
+    """What weights are stored in; for the rest, sizes; and a pair in one order."""
+    (launch,) = launches([x, y], np.array([[1, 0]]), True)
+    assert launch.formats == formats and {launch.x, launch.y} == {x, y}
 
 
 @pytest.mark.parametrize("float64", [True, False])
@@ -80,24 +110,25 @@ def test_any_operands_and_pairs(dtypes, float64):
         assert_every_sum_is_somebodys_and_only_once(codes, pairs.tolist(), launches(codes, pairs, float64))
 
 
-def test_the_kinds_of_cells_that_are_known_to_the_tests_are_all():
-    """Whatever is asked for, of operands of one dtype; of two, no kinds that those of one do not have."""
+def test_the_kernels_that_are_known_to_the_tests_are_all():
+    """Whatever is asked for, of any dtypes."""
     rng = np.random.default_rng(91)
-    known = {kind_of(launch)[2:] for launch in cells_of("F32")}
-    for dtypes in (["F32"], ["F32", "BF16"]):
-        kinds = set()
-        for _ in range(200):
-            operands = int(rng.integers(1, 11))
-            pairs = rng.integers(0, operands, (int(rng.choice([1, 3, 8, 20, 60])), 2))
-            found = launches([str(code) for code in rng.choice(dtypes, operands)], pairs, True)
-            kinds |= {kind_of(launch)[2:] for launch in found}
-        assert kinds <= known
+    known = {kernel_of(*each) for each in every_kernel()}
+    assert len(known) == 93
+    for _ in range(2000):
+        operands = int(rng.integers(1, 11))
+        star = np.array([(n, 0) for n in range(1, operands)], np.int64).reshape(-1, 2)
+        some = rng.integers(0, operands, (int(rng.choice([0, 1, 3, 8, 20, 60])), 2))
+        dtypes = rng.choice(list(DECODERS), int(rng.integers(1, 4)))
+        codes = [str(code) for code in rng.choice(dtypes, operands)]
+        found = launches(codes, star if rng.random() < 0.5 else some, True)
+        assert {kernel_of(launch, Wanted(int(rng.integers(1, 128)))) for launch in found} <= known
 
 
-def test_a_square_is_turned_rather_than_compiled_twice():
+def test_the_squares_of_all_pairs_are_of_two_kinds():
     found = launches(["F32"] * 4, np.array(ALL), True)
     assert [(each.shape, each.self_x, each.self_y, len(each.cells)) for each in found] == [
-        ((2, 2), True, False, 2),
+        ((2, 2), True, True, 2),
         ((2, 2), False, False, 1),
     ]
-    assert found[0].cells[:, :8].tolist() == [[0, 1, 0, 1, 0, 1, -1, -1], [2, 3, 0, 1, 2, 3, -1, -1]]
+    assert found[0].cells[:, :8].tolist() == [[0, 1, 0, 1, 0, 1, -1, -1], [0, 1, 2, 3, -1, -1, 2, 3]]

@@ -1,9 +1,7 @@
 """The fused kernels compiled for GPUs that are not there: no register is spilled, and loads are 16 bytes wide.
 
-`make test` compiles a choice. `WEIGHBRIDGE_COMPILE=main` has every kind of cell of each dtype that matters, and a pair
-of every dtype, compiled for each of the GPUs that are fast at float64, as CI does (minutes); `WEIGHBRIDGE_COMPILE=all`
-every kind of cell of every dtype (a quarter of an hour). Of cells of two dtypes, of sets of sums and of kernels in
-float32 there is the choice only.
+`make test` compiles a choice; with `WEIGHBRIDGE_COMPILE=all`, as in CI, every kernel in float64 for each of the GPUs
+that are fast at it. Of kernels in float32 there is the choice only.
 """
 
 import itertools
@@ -19,57 +17,42 @@ from weighbridge.kernels.gpu.constants import FAN, STRIPS
 from weighbridge.kernels.sums import CHUNK
 from weighbridge.kernels.wanted import Wanted
 
-from support.compiled import MAIN, cells_of, compiled, compiled_gather, elements_of, kind_of, launch_of, steps_of
+from support.compiled import (
+    MAIN,
+    compiled,
+    compiled_gather,
+    elements_of,
+    every_kernel,
+    kernel_of,
+    launch_of,
+    steps_of,
+)
 
 pytest.importorskip("triton")
 
 ARCHS = (80, 90, 100)
 
-# Every dtype beside itself, for one GPU in turn; the cells of sweeps and of all pairs, and dtypes that are often mixed.
+# What other tests here look at, and of every sort of cell some.
 VARIANTS = {
-    **{f"{code} pair": (launch_of(code, code), ARCHS[n % 3]) for n, code in enumerate(DECODERS) if code not in MAIN},
     **{f"{code} pair sm_{arch}": (launch_of(code, code), arch) for code in MAIN for arch in ARCHS},
-    **{f"{code} star": (launch_of(code, code, (4, 1)), 90) for code in MAIN},
-    # What is given registers of its own, on the GPUs where it spilled before.
-    "F8_E8M0 two others sm_80": (launch_of("F8_E8M0", "F8_E8M0", (2, 1), (True, False)), 80),
-    "F8_E5M2FNUZ two others sm_80": (launch_of("F8_E5M2FNUZ", "F8_E5M2FNUZ", (2, 1)), 80),
-    "F8_E5M2FNUZ star sm_80": (launch_of("F8_E5M2FNUZ", "F8_E5M2FNUZ", (4, 1), (True, False)), 80),
-    "F8_E4M3FNUZ square": (launch_of("F8_E4M3FNUZ", "F8_E4M3FNUZ", (2, 2)), 90),
-    "F8_E5M2 operands sm_100": (launch_of("F8_E5M2", None, (4, 1)), 100),
-    "U32 star sm_80": (launch_of("U32", "U32", (4, 1), (True, False)), 80),
-    "U32 square": (launch_of("U32", "U32", (2, 2), (False, False)), 90),
-    "U32 square sm_100": (launch_of("U32", "U32", (2, 2), (False, False)), 100),
-    "U16 square sm_80": (launch_of("U16", "U16", (2, 2)), 80),
-    "BOOL square": (launch_of("BOOL", "BOOL", (2, 2), (False, False)), 90),
-    "F32 star sm_80": (launch_of("F32", "F32", (4, 1)), 80),
-    "BF16 star sm_100": (launch_of("BF16", "BF16", (4, 1)), 100),
-    "F64 star": (launch_of("F64", "F64", (4, 1)), 90),
-    **{f"{code} square": (launch_of(code, code, (2, 2)), 90) for code in MAIN},
-    "BF16 square sm_80": (launch_of("BF16", "BF16", (2, 2)), 80),
-    "F32 square sm_100": (launch_of("F32", "F32", (2, 2)), 100),
-    "BF16 operands": (launch_of("BF16", None, (4, 1)), 90),
-    "F32 and BF16": (launch_of("F32", "BF16"), 90),
-    "F32 and BF16 sm_80": (launch_of("F32", "BF16"), 80),
-    "four F32 and BF16": (launch_of("F32", "BF16", (4, 1)), 90),
-    "BF16 and F8_E4M3": (launch_of("BF16", "F8_E4M3"), 100),
-    "F64 and F8_E4M3": (launch_of("F64", "F8_E4M3"), 90),
-    "F16 and BF16": (launch_of("F16", "BF16"), 90),
-    "F16 star": (launch_of("F16", "F16", (4, 1)), 90),
-    "F64 square": (launch_of("F64", "F64", (2, 2)), 90),
-    "I8 square": (launch_of("I8", "I8", (2, 2)), 80),
-    "F32 and BF16 square": (launch_of("F32", "BF16", (2, 2)), 100),
-    "two BF16 and F8_E4M3": (launch_of("BF16", "F8_E4M3", (2, 1)), 90),
-    "two F8_E4M3 and F32": (launch_of("F8_E4M3", "F32", (2, 1)), 90),
-    "two F8_E4M3 and F32, no self sums": (launch_of("F8_E4M3", "F32", (2, 1), (False, False)), 90),
-    "two F8_E4M3 and F64": (launch_of("F8_E4M3", "F64", (2, 1)), 90),
-    "two F32 and BF16": (launch_of("F32", "BF16", (2, 1)), 90),
-    "F16 and I8 square": (launch_of("F16", "I8", (2, 2)), 90),
-    "F8_E5M2 pair sm_90": (launch_of("F8_E5M2", "F8_E5M2"), 90),
-    "F8_E5M2 star": (launch_of("F8_E5M2", "F8_E5M2", (4, 1)), 90),
+    **{f"{code} star": (launch_of(code, code, (4, 1), (True, False)), 90) for code in MAIN},
+    **{f"{code} square": (launch_of(code, code, (2, 2), (False, False)), 90) for code in MAIN},
+    "BF16 operand": (launch_of("BF16"), 90),
     "F16 pair sm_90": (launch_of("F16", "F16"), 90),
-    "F8_E4M3 and F8_E5M2": (launch_of("F8_E4M3", "F8_E5M2"), 90),
-    "F8_E4M3 and BF16": (launch_of("F8_E4M3", "BF16"), 90),
-    "F8_E4M3 and F32": (launch_of("F8_E4M3", "F32"), 90),
+    "F16 star sm_80": (launch_of("F16", "F16", (4, 1)), 80),
+    "F64 square sm_100": (launch_of("F64", "F64", (2, 2)), 100),
+    "F8_E5M2 pair sm_90": (launch_of("F8_E5M2", "F8_E5M2"), 90),
+    "F8_E5M2 operand sm_100": (launch_of("F8_E5M2"), 100),
+    "I8 square sm_80": (launch_of("I8", "I8", (2, 2)), 80),
+    "F32 and BF16": (launch_of("F32", "BF16"), 90),
+    "F32 and F8_E4M3": (launch_of("F32", "F8_E4M3"), 90),
+    "BF16 and F8_E4M3": (launch_of("BF16", "F8_E4M3"), 90),
+    "two BF16 and F32 sm_100": (launch_of("BF16", "F32", (2, 1)), 100),
+    "two F16 and BF16": (launch_of("F16", "BF16", (2, 1)), 90),
+    "any of 1 byte": (launch_of("U8", "BOOL"), 90),
+    "any of 8 bytes and of 1": (launch_of("I64", "F8_E5M2"), 90),
+    "any of 4 bytes and of 2 sm_80": (launch_of("I32", "BF16"), 80),
+    "any of 2 bytes sm_100": (launch_of("U16", "U16"), 100),
 }
 
 # GPUs that are slow at float64: each dtype of `MAIN` on one, and a pair, a star and a square. What is fast takes this
@@ -91,22 +74,27 @@ VARIANTS = {name: (*variant, True) for name, variant in VARIANTS.items()} | {
 }
 
 
-# What is left of all kinds of cells.
+def test_what_is_compiled_here_is_what_tiles_launch():
+    known = {kernel_of(*each) for each in every_kernel()}
+    assert {kernel_of(launch) for launch, _, float64 in VARIANTS.values() if float64} <= known
+
+
+def name_of(launch, wanted):
+    """Of the kernel in float64."""
+    x, y, self_x, self_y, pairs, shape, sums = kernel_of(launch, wanted)
+    of_pairs = f" and pairs ({sums.name})" if pairs else ""
+    return f"{x} {y} {shape[0]}x{shape[1]}:{' x' * self_x}{' y' * self_y}{of_pairs}"
+
+
+# What is left of all kernels in float64.
 ASKED = os.environ.get("WEIGHBRIDGE_COMPILE", "")
-assert ASKED in ("", "main", "all"), f"WEIGHBRIDGE_COMPILE is {ASKED!r}, and may be main or all"
-CELLS = [
-    launch
-    for code in DECODERS
-    for launch in cells_of(code)
-    if ASKED == "all" or (ASKED == "main" and (code in MAIN or (launch.pairs and launch.shape == (1, 1))))
-]
-KNOWN = {(kind_of(launch), arch) for launch, arch, float64 in VARIANTS.values() if float64}
+assert ASKED in ("", "all"), f"WEIGHBRIDGE_COMPILE is {ASKED!r}, and may be all"
+KNOWN = {(kernel_of(launch), arch) for launch, arch, float64 in VARIANTS.values() if float64}
 EVERY = {
-    f"{launch.x} {'x'.join(map(str, launch.shape))} {'pairs' if launch.pairs else 'alone'}"
-    f"{', x' * launch.self_x}{', y' * launch.self_y} sm_{arch}": (launch, arch, True)
-    for launch in CELLS
+    f"{name_of(launch, wanted)} sm_{arch}": (launch, arch, True, wanted)
+    for launch, wanted in (every_kernel() if ASKED else [])
     for arch in ARCHS
-    if (kind_of(launch), arch) not in KNOWN
+    if (kernel_of(launch, wanted), arch) not in KNOWN
 }
 
 
@@ -127,14 +115,14 @@ def all_machines(tmp_path_factory):
     return all_compiled(EVERY, tmp_path_factory.mktemp("every"))
 
 
-def require_no_spills_and_wide_loads(machine, launch, arch, float64):
+def require_no_spills_and_wide_loads(machine, launch, arch, float64, _wanted=Wanted.ALL):
     assert machine.spilled == (0, 0), f"{machine.registers} registers a thread are not enough"
     sizes = [DECODERS[code].itemsize for code in (launch.x, launch.y)]
     width = elements_of(launch)
     a, b = launch.shape
-    wanted = width * sizes[0] // 16 * a + (width * sizes[1] // 16 * b if launch.pairs else 0)
+    expected = width * sizes[0] // 16 * a + (width * sizes[1] // 16 * b if launch.pairs else 0)
     loads = machine.loads()
-    assert len(loads[0]) == wanted * steps_of(launch, float64)
+    assert len(loads[0]) == expected * steps_of(launch, float64)
     # Behind the fast walk comes what is left of its steps where it takes two at a time, the walk of what it has no room
     # for, and at last the walk with care, of a few elements at a time; in float32 that is taken in two halves.
     main = loads[:-1] if float64 else loads[:-2]
@@ -147,7 +135,7 @@ def test_no_spills_and_wide_loads(machines, name):
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_every_kind_of_cell(all_machines, name):
+def test_every_kernel(all_machines, name):
     require_no_spills_and_wide_loads(all_machines[name], *EVERY[name])
 
 
@@ -173,9 +161,8 @@ def test_the_second_step_spills_nothing(arch, strips, tmp_path):
         ("F8_E4M3 pair sm_80", 24, 8),
         ("F8_E5M2 pair sm_90", 14, 4),
         ("F16 pair sm_90", 32, 18),
-        ("F8_E4M3 and F8_E5M2", 20, 10),
-        ("F8_E4M3 and BF16", 25, 10),
-        ("F8_E4M3 and F32", 37, 18),
+        ("BF16 and F8_E4M3", 25, 10),
+        ("F32 and F8_E4M3", 37, 18),
     ],
 )
 def test_instructions_of_a_pair(machines, name, most, wide):
@@ -198,12 +185,12 @@ def test_what_tensor_cores_add_up_is_of_one_sum(machines, name):
     assert all(warp[-1] == 32 for warp in machines[name].warps)
 
 
-@pytest.mark.parametrize(("float64", "most"), [(True, 0.4), (False, 0.7)])
-def test_sums_that_are_not_wanted_are_taken_out_of_the_walk(machines, tmp_path, float64, most):
-    """Of pairs of float32: Σ|x-y| alone against all sums; of a base and four others, self sums are half of it."""
+@pytest.mark.parametrize(("float64", "wanted", "most"), [(True, Wanted.SQ_DIFF, 0.4), (False, Wanted.ABS_DIFF, 0.7)])
+def test_sums_that_are_not_wanted_are_taken_out_of_the_walk(machines, tmp_path, float64, wanted, most):
+    """Of pairs of float32, against all sums; of a base and four others, self sums are half of it."""
     name = "F32 square" if float64 else "F32 star sm_89 in float32"
     launch, arch, _ = VARIANTS[name]
-    alone = compiled(launch, arch, float64, tmp_path, Wanted.ABS_DIFF)
+    alone = compiled(launch, arch, float64, wanted, folder=tmp_path)
     assert alone.spilled == (0, 0)
     assert len(alone.fast) < most * len(machines[name].fast)
 
@@ -231,8 +218,9 @@ class Hopper:
         (["BF16", "F32", "BF16", "BF16"], [(n, 0) for n in range(1, 4)]),
         (["BF16"] * 5, list(itertools.combinations(range(5), 2))),
         (["F8_E4M3"], []),
+        (["I32", "U8", "F64", "I32", "F32"], [(n, 0) for n in range(1, 5)]),
     ],
-    ids=["pair", "star", "squares", "alone"],
+    ids=["pair", "star", "squares", "alone", "shared"],
 )
 def test_all_that_a_tile_launches_is_compiled_ahead(monkeypatch, codes, pairs, float64):
     """Triton is told to leave out compiling and launching; what it would have compiled it is asked for by its key."""

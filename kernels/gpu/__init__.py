@@ -8,14 +8,14 @@ support.compiled` in tests/ prints it):
     dtype     instructions a pair   of them float64   conversions to float64   16-byte loads   outside of the walk
     F32       39.8                  18                2                        0.5             951
     BF16      23.2                  10                2                        0.25            1081
-    F16       31.5                  18                2                        0.25            940
-    F8_E4M3   14.6                   4                2                        0.125           749
-    F8_E5M2   13.6                   4                2                        0.125          1208
-    ... > 16  20.0                  10                2                        0.125          1208
+    F16       31.5                  18                2                        0.25            998
+    F8_E4M3   14.6                   4                2                        0.125           757
+    F8_E5M2   13.6                   4                2                        0.125          1222
+    ... > 16  20.0                  10                2                        0.125          1222
 
 F8_E5M2 is walked in the first way where no magnitude of a strip is above 16, as weights are that have not been scaled.
 
-Triton 3.6 makes 39.5, 23.0 and 14.6 of them, and 1084, 1236 and 848 outside.
+Triton 3.6 makes 39.5, 23.0 and 14.6 of them, and 1084, 1236 and 864 outside.
 
 Derived from that, not measured, for an H100 (132 multiprocessors at 1.755 GHz: 29.6 T instructions of a thread issued a
 second, 14.8 T of them float64, as many by the pipe of integers and comparisons, 3.7 T conversions; a copy rate of
@@ -25,10 +25,10 @@ thread has of a strip, or the 512 of a chunk of F8_E4M3:
     dtype     issued a pair   pairs a second by issue / by float64 / by conversions   bytes a second
     F32       43.5            0.68 T / 0.82 T / 1.85 T                                 5.4 TB/s: memory is the limit
     BF16      27.4            1.08 T / 1.48 T / 1.85 T                                 4.3 TB/s: memory is the limit
-    F16       35.2            0.84 T / 0.82 T / 1.85 T                                 3.3 TB/s: memory is the limit
-    F8_E4M3   16.0            1.85 T / 3.7 T / 1.85 T                                  3.7 TB/s: memory is the limit
-    F8_E5M2   18.3            1.62 T / 3.7 T / 1.85 T                                  3.2 TB/s: memory is the limit
-    ... > 16  24.7            1.20 T / 1.48 T / 1.85 T                                 2.4 TB/s
+    F16       35.4            0.84 T / 0.82 T / 1.85 T                                 3.3 TB/s: memory is the limit
+    F8_E4M3   16.1            1.84 T / 3.7 T / 1.85 T                                  3.7 TB/s: memory is the limit
+    F8_E5M2   18.4            1.61 T / 3.7 T / 1.85 T                                  3.2 TB/s: memory is the limit
+    ... > 16  24.8            1.19 T / 1.48 T / 1.85 T                                 2.4 TB/s
 
 That is where no strip is walked twice (`fused` says when one is), and if F8_E4M3 is decoded (F2FP, one instruction for
 two elements) at the rate of conversions between narrow types, 64 a clock and multiprocessor; were it 16, as to float64,
@@ -36,13 +36,24 @@ that would be 2.5 TB/s. An H200 has the same arithmetic and a copy rate of 4.3 T
 0.77 of it, F8_E4M3 to 0.86 and F8_E5M2 to 0.75 or 0.56. Of two dtypes:
 
     dtypes              instructions a pair   issued a pair   bytes a second
-    F32 and BF16        40.0                  43.9            4.0 TB/s
-    F32 and F8_E4M3     36.1                  39.6            3.7 TB/s
-    BF16 and F8_E4M3    24.1                  28.5            3.1 TB/s
-    F8_E4M3 and E5M2    19.4                  23.0            2.5 TB/s
+    F32 and BF16        40.2                  44.1            4.0 TB/s
+    F32 and F8_E4M3     36.8                  40.4            3.7 TB/s
+    BF16 and F8_E4M3    24.2                  28.7            3.1 TB/s
 
-All pairs take, in squares of 2 x 2, 13.1 instructions of bfloat16, 2.1 more outside: at most 2.0 T pairs of elements a
-second; and 9.1 of F8_E4M3, 0.6 more outside.
+Kernels that are told at run time which dtypes of a size they have (`cells`) have the decoders of all in their walk, of
+which one is issued. Compiled with no other (F8_E5M2FNUZ, BF16, I32, F64) they have
+
+    bytes               instructions a pair   issued a pair   bytes a second
+    1 and 1             35                    39              1.5 TB/s
+    2 and 2             39                    43              2.8 TB/s
+    4 and 4             58                    62              3.8 TB/s
+    8 and 8             67                    71              6.7 TB/s: memory is the limit
+    F32 and 1           49                    53              2.8 TB/s
+
+What comes from files comes at 55 GB/s at most, so there they are as good as the others.
+
+All pairs take, in squares of 2 x 2 without self sums, 11.5 instructions of bfloat16, 1.7 more outside: at most 2.2 T
+pairs of elements a second; and 8.7 of F8_E4M3, 0.5 more outside.
 
 An A100 has no instructions for two bfloat16 or for F8_E4M3: on sm_80 these take 28 and 23 instructions a pair, and
 F8_E5M2 28.

@@ -1,10 +1,14 @@
 """How the operands and pairs of a tile are dealt out to kernel launches: policy, and nothing of a device.
 
-A cell is what one program holds: A operands x, B operands y, and the pairs between them that are wanted. Three kinds
-serve everything: a base (B = 1) with up to four others (two where either is of one byte and the other is not), so that
-the base is loaded once for them; squares of 2 x 2
-operands for any other list of pairs, so that a load serves two pairs (sums of 4 x 2 would spill registers); operands
-alone. All x of a cell have one dtype, and all y. A launch has cells of one kind and runs over all items.
+A cell is what one program holds: A operands x, B operands y, and the pairs between them that are wanted. All x have one
+dtype, and all y. Three kinds serve everything: a base (B = 1) with up to four others of its dtype or two of another, so
+that the base is loaded once for them; squares of 2 x 2 operands for any other list of pairs, so that a load serves two
+pairs (sums of 4 x 2 would spill registers); an operand alone. A launch has cells of one kind and runs over all items.
+
+Each kind is a kernel for each dtype, and a kernel takes seconds to compile. So those of the 18 dtypes that weights
+seldom have share kernels with all dtypes of their size, which are told at run time what they are (`decode.elements`),
+and so do pairs of two dtypes that are seldom compared. Their cells are single pairs, with the self sums of both sides,
+wanted or not.
 """
 
 from __future__ import annotations
@@ -17,19 +21,23 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..decoders import DECODERS
+from .constants import ANY
 
 __all__ = ["Launch", "launches"]
 
-_SIDE = 4  # operands a side of a cell: five loads for four pairs of a base, eight for 16 of a square
+_SIDE = 4  # others of a base: five loads for four pairs
 
 # Which self sums cells of pairs take, of x and of y, by their shape: the first that has all that are wanted of a cell.
-# Each is a kernel to compile, for seconds, and what is missing here is wanted of a cell or two of a tile, if ever.
+# Each is a kernel to compile. What is missing here is wanted of a cell or two of a tile, or of two dtypes.
 _SELF_SUMS = {
     (1, 1): [(True, True)],
-    (2, 1): [(False, False), (True, False), (True, True)],
+    (2, 1): [(True, True)],
     (4, 1): [(True, False), (True, True)],
-    (2, 2): [(False, False), (True, False), (True, True)],
+    (2, 2): [(False, False), (True, True)],
 }
+
+_OWN = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "I8")  # have kernels that know them when they are compiled
+_BESIDE = ("F32", "F16", "BF16", "F8_E4M3")  # ... beside each other too
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,11 @@ class Launch:
     pairs: bool
     cells: np.ndarray
     shape: tuple[int, int]
+
+    @property
+    def formats(self) -> tuple[str, str]:
+        """What the kernel in float64 is compiled for: the dtypes of x and y, or what stands for them."""
+        return (self.x, self.y) if _known(self.x, self.y) else (ANY[self.x], ANY[self.y])
 
 
 def launches(codes: Sequence[str], pairs: np.ndarray, float64: bool) -> list[Launch]:
@@ -93,9 +106,8 @@ class _Plan:
 
     def star(self, layer: dict[tuple[int, int], int]) -> None:
         for others in self._by_code(range(1, len(self.codes))):
-            side = _side(len(others))
-            if self._turns(others[0], 0):
-                side = min(side, 2)
+            most = _most(self.codes[others[0]], self.codes[0])
+            side = _side(len(others)) if most == (2, 2) else min(len(others), most[0])
             for xs in _runs(others, side):
                 self._add(xs, [0], layer, side, 1)
 
@@ -104,30 +116,22 @@ class _Plan:
         for position, xs in enumerate(groups):
             for ys in groups[: position + 1]:
                 if any((max(i, j), min(i, j)) in layer for i in xs for j in ys):
-                    for part, half in itertools.product(_runs(xs, 2), _runs(ys, 2)):
-                        if len(part) < len(half) or self._only_second(part, half):
+                    many, few = (xs, ys) if len(xs) >= len(ys) else (ys, xs)
+                    a, b = _most(self.codes[many[0]], self.codes[few[0]])
+                    for part, half in itertools.product(_runs(many, a), _runs(few, b)):
+                        if len(part) < len(half):
                             part, half = half, part
                         self._add(part, half, layer, len(part), len(half))
 
     def alone(self) -> None:
-        for same in self._by_code(sorted(self.waiting)):
-            side = _side(len(same))
-            for xs in _runs(same, side):
-                self._add(xs, [xs[0]], None, side, 1)
+        for n in sorted(self.waiting):
+            self._add([n], [n], None, 1, 1)
 
     def launches(self) -> list[Launch]:
         return [
             Launch(x, y, self_x, self_y, between, np.array(cells, np.int64), (a, b))
             for (x, y, self_x, self_y, between, a, b), cells in self.kinds.items()
         ]
-
-    def _turns(self, i: int, j: int) -> bool:
-        """Whether a cell of two operands has elements of one byte beside wider ones, which takes registers of its own.
-
-        Those of one load wait for several loads of the other, so four operands would spill registers.
-        """
-        sizes = {DECODERS[self.codes[n]].itemsize for n in (i, j)}
-        return len(sizes) == 2 and 1 in sizes
 
     def _by_code(self, operands: Iterable[int]) -> list[list[int]]:
         same: dict[str, list[int]] = {}
@@ -138,6 +142,8 @@ class _Plan:
     def _add(self, xs: list[int], ys: list[int], layer: dict[tuple[int, int], int] | None, a: int, b: int) -> None:
         """A cell with what the layer still has of its pairs, which are taken from it; without a layer, of operands."""
         x, y = self.codes[xs[0]], self.codes[ys[0]]
+        if a == b and _rank(x) < _rank(y):  # a pair is compiled in one order
+            x, y, xs, ys = y, x, ys, xs
         between = np.full((a, b), -1)
         for row, i in enumerate(xs):
             for column, j in enumerate(ys):
@@ -155,15 +161,28 @@ class _Plan:
         operands = xs + xs[:1] * (a - len(xs)) + ys + ys[:1] * (b - len(ys))
         self.kinds.setdefault(kind, []).append([*operands, *self_x, *self_y, *between.ravel().tolist()])
 
-    def _only_second(self, part: list[int], half: list[int]) -> bool:
-        """Whether self sums are wanted of y alone, as they are of x when a square is turned."""
-        return len(part) == len(half) and self.waiting.isdisjoint(part) and not self.waiting.isdisjoint(half)
-
     def _claimed(self, operands: list[int], side: int, here: bool) -> list[int]:
         """The columns for the self sums of those whose turn it is."""
         columns = [n if here and n in self.waiting else -1 for n in operands]
         self.waiting -= set(columns)
         return columns + [-1] * (side - len(operands))
+
+
+def _known(x: str, y: str) -> bool:
+    """Whether the kernels of two dtypes know them when they are compiled."""
+    return x in _OWN if x == y else x in _BESIDE and y in _BESIDE
+
+
+def _most(x: str, y: str) -> tuple[int, int]:
+    """How many operands of two dtypes a cell of any list of pairs holds at most."""
+    if x == y and x in _OWN:
+        return 2, 2
+    # One load of bytes waits for several of a wider operand, which takes the registers that a third one would need.
+    return (2, 1) if _known(x, y) and "F8_E4M3" not in (x, y) else (1, 1)
+
+
+def _rank(code: str) -> tuple[int, int]:
+    return DECODERS[code].itemsize, DECODERS[code].index
 
 
 def _runs(operands: list[int], size: int) -> list[list[int]]:

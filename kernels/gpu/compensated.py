@@ -221,18 +221,20 @@ def _vector(
             ys = _add_self(ys, y, CODE_Y, SELF_Y, SELF_Y or DERIVED, k % RUN_Y, RUN_Y)
             if OWN_X > OWN_Y:
                 if k % (OWN_Y if MASKED else WIDTH) == 0:
-                    x_words_of_y = beside(
+                    x_block_of_y = beside(
                         arena, x_at, x_block, y_begin, length, OWN_Y, CODE_X, OWN_X // OWN_Y, MASKED
                     )  # fmt: skip
+                    x_words_of_y = words(x_block_of_y)
                 x = value(
                     x_words_of_y, y_begin, length, OWN_Y, k % (OWN_Y if MASKED else WIDTH), CODE_X,
                     False, MASKED, False, "",
                 )  # fmt: skip
             if OWN_Y > OWN_X:
                 if k % (OWN_X if MASKED else WIDTH) == 0:
-                    y_words_of_x = beside(
+                    y_block_of_x = beside(
                         arena, y_at, y_block, x_begin, length, OWN_X, CODE_Y, OWN_Y // OWN_X, MASKED
                     )  # fmt: skip
+                    y_words_of_x = words(y_block_of_x)
                 y = value(
                     y_words_of_x, x_begin, length, OWN_X, k % (OWN_X if MASKED else WIDTH), CODE_Y,
                     False, MASKED, False, "",
@@ -355,7 +357,7 @@ def compensated_kernel(
         x_sums, y_sums, pair_sums = no_self(A, CODE_X, False), no_self(B, CODE_Y, False), no_pairs(A, B, False, False)
         for part in range(tl.cdiv(length, STEP) * PARTS):
             x_sums, y_sums, pair_sums = vector(
-                arena, x_at, y_at, part // PARTS * STEP, part % PARTS, length,
+                arena, x_at, y_at, part // PARTS * STEP, part % PARTS, length, 0, 0,
                 x_sums, y_sums, pair_sums, CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, WIDTH, PARTS, False, False, True,
             )  # fmt: skip
         if SELF_X:

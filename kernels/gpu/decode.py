@@ -4,7 +4,8 @@ A thread holds four 32-bit words of an operand, and `element` picks one of the e
 float32 where that holds every value of the dtype, float64 for the others. Every value is exact, but integers of 64
 bits beyond 2**53, which are rounded to the nearest. bfloat16 is loaded as integers and shifted. 8-bit floats are put
 where float32 has exponent and mantissa and scaled by a power of two: six instructions. The two common formats have a
-fast way: F8_E4M3 is not scaled, nor asked for NaN, and F8_E5M2 is half of a float16: three.
+fast way: F8_E4M3 is not scaled, nor asked for NaN, and F8_E5M2 is half of a float16: three. A kernel that is told at
+run time what it has decodes all `elements` of a load at once, so that it asks once what that is.
 """
 
 from __future__ import annotations
@@ -12,7 +13,17 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-__all__ = ["element", "half"]
+from ..decoders import DECODERS
+
+__all__ = ["element", "elements", "half"]
+
+F64, I64 = tl.constexpr(DECODERS["F64"].index), tl.constexpr(DECODERS["I64"].index)
+I32 = tl.constexpr(DECODERS["I32"].index)
+F16, BF16, I16 = (tl.constexpr(DECODERS[code].index) for code in ("F16", "BF16", "I16"))
+I8, U8, BOOL, F8_E4M3, F8_E5M2, F8_E4M3FNUZ, F8_E5M2FNUZ = (
+    tl.constexpr(DECODERS[code].index)
+    for code in ("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
+)
 
 
 @triton.jit
@@ -35,7 +46,88 @@ def element(w0, w1, w2, w3, K: tl.constexpr, CODE: tl.constexpr, ITEMSIZE: tl.co
         top = word << (24 - 8 * BYTE) if BYTE < 3 else word
         return ((top >> 4) & -2014314496).to(tl.float32, bitcast=True)
     else:
-        return _narrow(word, BYTE, CODE, ITEMSIZE)
+        # The element's bits uppermost.
+        top = word << (32 - 8 * (BYTE + ITEMSIZE)) if BYTE + ITEMSIZE < 4 else word
+        return _narrow(top, CODE, ITEMSIZE)
+
+
+@triton.jit
+def elements(block, dtype, ITEMSIZE: tl.constexpr):
+    """All elements of 16 bytes a thread, of the dtype of that size whose `Decoder.index` is told at run time.
+
+    All threads take one branch; the other ones are code that nobody runs.
+
+    Args:
+        block: int32 [A, threads * 4], four words of a thread one behind the other.
+    Returns:
+        A tuple of 16 / ITEMSIZE tensors [A, threads], of float32, or float64 where that is the working type of any.
+    """
+    A: tl.constexpr = block.shape[0]
+    THREADS: tl.constexpr = block.shape[1] // 4
+    if ITEMSIZE == 8:
+        low, high = tl.split(tl.reshape(block, A, THREADS, 2, 2))
+        if dtype == F64:
+            values = _wide(low, high, "F64")
+        elif dtype == I64:
+            values = _wide(low, high, "I64")
+        else:
+            values = _wide(low, high, "U64")
+        return tl.split(values)
+    elif ITEMSIZE == 4:  # float32 is itself, `constants.ANY`
+        values = _narrow(block, "I32", 4) if dtype == I32 else _narrow(block, "U32", 4)
+        return _quarters(tl.reshape(values, A, THREADS, 2, 2))
+    elif ITEMSIZE == 2:
+        top = tl.join(block << 16, block)
+        if dtype == F16:
+            values = half(top, 2)
+        elif dtype == BF16:
+            values = _narrow(top, "BF16", 2)
+        elif dtype == I16:
+            values = _narrow(top, "I16", 2)
+        else:
+            values = _narrow(top, "U16", 2)
+        first, second = _halves(tl.reshape(values, A, THREADS, 2, 2, 2))
+        return _quarters(first) + _quarters(second)
+    else:
+        top = tl.join(tl.join(block << 24, block << 8), tl.join(block << 16, block))  # bytes 0, 1 and 2, 3 of a word
+        if dtype == U8:
+            values = _narrow(top, "U8", 1)
+        elif dtype == I8:
+            values = _narrow(top, "I8", 1)
+        elif dtype == BOOL:
+            values = _narrow(top, "BOOL", 1)
+        elif dtype == F8_E4M3:
+            values = _narrow(top, "F8_E4M3", 1)
+        elif dtype == F8_E5M2:
+            values = half(top & -16777216, 2)
+        elif dtype == F8_E4M3FNUZ:
+            values = _narrow(top, "F8_E4M3FNUZ", 1)
+        elif dtype == F8_E5M2FNUZ:
+            values = _narrow(top, "F8_E5M2FNUZ", 1)
+        else:
+            values = _narrow(top, "F8_E8M0", 1)
+        first, second = _halves(tl.reshape(values, A, THREADS, 2, 2, 2, 2))
+        a, b = _halves(first)
+        c, d = _halves(second)
+        return _quarters(a) + _quarters(b) + _quarters(c) + _quarters(d)
+
+
+@triton.jit
+def _halves(values):
+    """[A, threads, 2, ...] -> those of the first and of the second of its third axis, [A, threads, ...] each."""
+    if len(values.shape) == 5:
+        return tl.split(tl.permute(values, 0, 1, 3, 4, 2))
+    else:
+        return tl.split(tl.permute(values, 0, 1, 3, 4, 5, 2))
+
+
+@triton.jit
+def _quarters(values):
+    """[A, threads, 2, 2] -> the four [A, threads] of the last two axes, in order."""
+    even, odd = tl.split(values)
+    first, third = tl.split(even)
+    second, fourth = tl.split(odd)
+    return first, second, third, fourth
 
 
 @triton.jit
@@ -56,14 +148,14 @@ def _wide(low, high, CODE: tl.constexpr):
 
 
 @triton.jit
-def _narrow(word, BYTE: tl.constexpr, CODE: tl.constexpr, ITEMSIZE: tl.constexpr):
-    top = word << (32 - 8 * (BYTE + ITEMSIZE)) if BYTE + ITEMSIZE < 4 else word  # the element's bits uppermost
+def _narrow(top, CODE: tl.constexpr, ITEMSIZE: tl.constexpr):
+    """An element that is the uppermost bytes of a word."""
     if CODE == "F32":
-        return word.to(tl.float32, bitcast=True)
+        return top.to(tl.float32, bitcast=True)
     elif CODE == "I32":
-        return word.to(tl.float64)
+        return top.to(tl.float64)
     elif CODE == "U32":
-        return word.to(tl.uint32, bitcast=True).to(tl.float64)
+        return top.to(tl.uint32, bitcast=True).to(tl.float64)
     elif CODE == "BF16":
         return (top & -65536).to(tl.float32, bitcast=True)
     elif CODE == "BOOL":

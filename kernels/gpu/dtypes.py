@@ -1,7 +1,8 @@
 """What the kernels know of a dtype when they are compiled.
 
 A dtype whose values are all multiples of some unit, and none larger than 2**span of it, adds without rounding while the
-sum has 53 bits; the functions below say for which sums over a lane that holds whatever the values are.
+sum has 53 bits; the functions below say for which sums over a lane that holds whatever the values are. What stands for
+all dtypes of a size (`constants.ANY`) has as many significant bits as any of them, and no such unit.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import triton
 
 from ..decoders import DECODERS
 from ..sums import CHUNK
-from .constants import LANE, STRIP
+from .constants import ANY, LANE, STRIP
 
 __all__ = [
     "always_fixed",
+    "any_of",
     "bits_in",
     "derives_squares",
     "differences_up_to",
@@ -26,6 +28,7 @@ __all__ = [
     "fixed_point",
     "fixed_up_to",
     "halves_in",
+    "is_any",
     "kind_of_run",
     "largest_fast",
     "log2_unit",
@@ -39,9 +42,14 @@ __all__ = [
     "upper_differences",
 ]
 
+_SIZES = {name: decoder.itemsize for code, decoder in DECODERS.items() for name in (code, ANY[code])}
+_BITS = {code: decoder.bits for code, decoder in DECODERS.items()} | {
+    code: max(decoder.bits for decoder in DECODERS.values() if ANY[decoder.code] == code) for code in ANY.values()
+}
+_STANDS_FOR = {code: code for code in ANY.values()} | ANY
 _NO_SPAN = 1000
 # log2 of the largest magnitude over the unit, rounded up, of the dtypes in which it is of use.
-_SPANS = dict.fromkeys(DECODERS, _NO_SPAN) | {
+_SPANS = dict.fromkeys(_SIZES, _NO_SPAN) | {
     "F16": 40,
     "F8_E4M3": 18,
     "F8_E5M2": 32,
@@ -53,22 +61,29 @@ _SPANS = dict.fromkeys(DECODERS, _NO_SPAN) | {
     "U8": 8,
     "BOOL": 1,
 }
-_SIZES = {code: decoder.itemsize for code, decoder in DECODERS.items()}
-_BITS = {code: decoder.bits for code, decoder in DECODERS.items()}
 # The unit in which `decode.element` is fast: float32 holds F8_E4M3 in units of 2**120 without arithmetic.
-_SCALES = dict.fromkeys(DECODERS, 1.0) | {"F8_E4M3": 2.0**120}
-_LARGEST = {
-    code: (2 - 2.0**-23) * 2.0**127 if decoder.wide == "f32" else sys.float_info.max
-    for code, decoder in DECODERS.items()
-}
+_SCALES = dict.fromkeys(_SIZES, 1.0) | {"F8_E4M3": 2.0**120}
+_LARGEST = {code: (2 - 2.0**-23) * 2.0**127 if bits <= 24 else sys.float_info.max for code, bits in _BITS.items()}
 _LARGEST["F8_E4M3"] = 448.0
 # log2 of what all values of a dtype are multiples of, where that is of use.
-_LOG2_UNITS = dict.fromkeys(DECODERS, -_NO_SPAN) | {"F8_E4M3": -9, "F8_E5M2": -16}
-_HALVES = dict.fromkeys(DECODERS, "") | {"BF16": "bf16", "F16": "f16", "F8_E4M3": "f16", "F8_E5M2": "f16"}
+_LOG2_UNITS = dict.fromkeys(_SIZES, -_NO_SPAN) | {"F8_E4M3": -9, "F8_E5M2": -16}
+_HALVES = dict.fromkeys(_SIZES, "") | {"BF16": "bf16", "F16": "f16", "F8_E4M3": "f16", "F8_E5M2": "f16"}
 _LANE_BITS = LANE.bit_length() - 1
 _STRIP_BITS = STRIP.bit_length() - 1
 _CHUNK_BITS = CHUNK.bit_length() - 1
 _MANTISSA = 53
+
+
+@triton.constexpr_function
+def any_of(code: str) -> str:
+    """What stands for a dtype in kernels that are told at run time which one of its size it is."""
+    return _STANDS_FOR[code]
+
+
+@triton.constexpr_function
+def is_any(code: str) -> bool:
+    """Whether a kernel is told at run time which dtype of a size this is."""
+    return code not in DECODERS
 
 
 @triton.constexpr_function
@@ -84,8 +99,9 @@ def strip_of(x: str, y: str) -> int:
     """Elements that a program walks, of operands of two dtypes.
 
     A whole chunk where both have the same and no self sum of one rounds, nor any Σxy (8-bit floats of four exponent
-    bits, and integers of 16 and 8 bits): the end of a strip is spread over twice as many. As nothing rounds, an
-    operand's sums of a chunk are the same bits beside another dtype, where they are those of two strips.
+    bits, and integers of 16 and 8 bits, where kernels know them): the end of a strip is spread over twice as many. As
+    nothing rounds, an operand's sums of a chunk are the same bits beside another dtype, where they are those of two
+    strips.
     """
     return 1 << _strip_bits(x, y)
 

@@ -4,12 +4,12 @@
 
 A program walks one strip (32,768 elements of a chunk, or all of it where Σx, Σx² and Σxy are exact, see
 `dtypes.strip_of`) of the operands of one cell: A operands x and B operands y of one dtype each, a pair, a base and four
-others, or a square. A thread loads 16 bytes of every operand at a time and owns one lane of every sum; the lanes are
-added at the end and the strip's sums go to its own slots. Shapes: operands are [A, THREADS] and [B, THREADS], pairs [A,
-B, THREADS]. Accumulators are float64, one a lane, and a lane's sum is over 256 elements in the order of memory: its
-rounding error is below 256 units of 2**-53, and a pair's or an operand's sums are the same bits whatever else the cell
-holds. A multiplication is fused with an addition where `fma` stands and nowhere else: the launcher switches contraction
-off.
+others, or a square; or the kernel is told at run time which dtypes of their sizes they have. A thread loads 16 bytes of
+every operand at a time and owns one lane of every sum; the lanes are added at the end and the strip's sums go to its
+own slots. Shapes: operands are [A, THREADS] and [B, THREADS], pairs [A, B, THREADS]. Accumulators are float64, one a
+lane, and a lane's sum is over 256 elements in the order of memory: its rounding error is below 256 units of 2**-53, and
+a pair's or an operand's sums are the same bits whatever else the cell holds. A multiplication is fused with an addition
+where `fma` stands and nowhere else: the launcher switches contraction off.
 
 The strip is walked fast, and once more with care if anything is in doubt after that; the second-level cache still has
 it then. Where the GPU can, F8_E4M3 beside itself is walked as `packed` says, and F8_E5M2 if the first step's magnitudes
@@ -29,8 +29,8 @@ every maximum in float64. The end of a strip, where loads have masks, is always 
 - whatever is not finite; the fast way to read F8_E4M3 takes NaN for 480, which is no value of it.
 
 Where a lane is exact, two-sums add nothing, and where it is far from cancelling the walk with care has the plain sum as
-well; so the same bits come out of both walks. Of narrow dtypes (F8_E4M3, and integers of 16 and 8 bits) no self sum of
-a strip rounds and no Σxy, and Σ(x-y)² is Σx² + Σy² - 2 Σxy, rounded once if at all: two instructions in float64 less.
+well; so the same bits come out of both walks. Of narrow dtypes (F8_E4M3 and I8) no self sum of a strip rounds and no
+Σxy, and Σ(x-y)² is Σx² + Σy² - 2 Σxy, rounded once if at all: two instructions in float64 less.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def _in_doubt(
 
 @triton.jit
 def _walk(
-    arena, x_at, y_at, steps, length,
+    arena, x_at, y_at, steps, length, x_dtype, y_dtype,
     A: tl.constexpr, B: tl.constexpr,
     CODE_X: tl.constexpr, SELF_X: tl.constexpr, CODE_Y: tl.constexpr, SELF_Y: tl.constexpr, PAIRS: tl.constexpr,
     WIDTH: tl.constexpr, STAGES: tl.constexpr, UNROLL: tl.constexpr, SCALED: tl.constexpr, PACKED: tl.constexpr,
@@ -151,14 +151,15 @@ def _walk(
     pairs = no_pairs(A, B, SHORT, BESIDE)
     for step in tl.range(0, steps, num_stages=STAGES, loop_unroll_factor=UNROLL):
         xs, ys, pairs = vector(
-            arena, x_at, y_at, step * (THREADS * WIDTH), 0, length, xs, ys, pairs,
+            arena, x_at, y_at, step * (THREADS * WIDTH), 0, length, x_dtype, y_dtype, xs, ys, pairs,
             CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, WIDTH, 1, SCALED, PACKED, False,
         )  # fmt: skip
     pairs = single_pairs(pairs, HALVES_X, upper_differences(CODE_X, CODE_Y, PACKED))
     return single_self(xs, HALVES_X), single_self(ys, HALVES_Y), pairs
 
 
-@triton.jit(do_not_specialize=["operands", "cell_count", "log2_strips", "columns"])  # a compilation takes seconds
+# A compilation takes seconds: one serves all numbers.
+@triton.jit(do_not_specialize=["operands", "cell_count", "log2_strips", "columns", "x_dtype", "y_dtype"])
 def tile_kernel(
     arena,  # int32: the bytes of all operands
     items,  # (items, 2 + N) int64: slot, elements, then where each operand begins, in 16 bytes from the arena's start
@@ -168,6 +169,8 @@ def tile_kernel(
     cell_count,
     log2_strips,
     columns,
+    x_dtype,  # `Decoder.index` of both, for where CODE says no more than a size
+    y_dtype,
     A: tl.constexpr, B: tl.constexpr,
     CODE_X: tl.constexpr, SELF_X: tl.constexpr, CODE_Y: tl.constexpr, SELF_Y: tl.constexpr, PAIRS: tl.constexpr,
     STAGES: tl.constexpr, UNROLL: tl.constexpr, PACKED: tl.constexpr, WANTED: tl.constexpr,
@@ -199,12 +202,12 @@ def tile_kernel(
         xs, ys, pairs = packed_walk(arena, x_at, y_at, steps, A, B, CODE_X, SELF_X, SELF_Y, PAIRS, STAGES, UNROLL)
         if steps == 0 or not (fitted(xs, CODE_X) and fitted(ys, CODE_Y)):
             xs, ys, pairs = _walk(
-                arena, x_at, y_at, whole, length,
+                arena, x_at, y_at, whole, length, x_dtype, y_dtype,
                 A, B, CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, WIDTH, STAGES, 1, SCALED, PACKED,
             )  # fmt: skip
     else:
         xs, ys, pairs = _walk(
-            arena, x_at, y_at, whole, length,
+            arena, x_at, y_at, whole, length, x_dtype, y_dtype,
             A, B, CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, WIDTH, STAGES, UNROLL, SCALED, PACKED,
         )  # fmt: skip
 
@@ -221,7 +224,7 @@ def tile_kernel(
     PARTS: tl.constexpr = parts_of(CODE_X, CODE_Y)  # few elements at a time: more would take the registers
     for part in range(whole * PARTS, tl.cdiv(length, STEP) * PARTS):
         xs, ys, pairs = vector(
-            arena, x_at, y_at, part // PARTS * STEP, part % PARTS, length, xs, ys, pairs,
+            arena, x_at, y_at, part // PARTS * STEP, part % PARTS, length, x_dtype, y_dtype, xs, ys, pairs,
             CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, WIDTH, PARTS, SCALED, False, True,
         )  # fmt: skip
 

@@ -10,11 +10,11 @@ import triton
 import triton.language as tl
 
 from . import constants
-from .decode import element, half
-from .dtypes import scale_of, size_of, strip_of
+from .decode import element, elements, half
+from .dtypes import is_any, scale_of, size_of, strip_of
 from .halves import halves_of
 
-__all__ = ["begin_of", "beside", "block_of", "columns_of", "in_halves", "place", "value", "words"]
+__all__ = ["begin_of", "beside", "block_of", "columns_of", "in_halves", "place", "unpacked", "value", "words"]
 
 THREADS = tl.constexpr(constants.THREADS)
 STRIPS = tl.constexpr(constants.STRIPS)
@@ -116,11 +116,11 @@ def turned(block, RATIO: tl.constexpr):
     A: tl.constexpr = block.shape[0]
     if RATIO <= 4:
         runs = tl.permute(tl.reshape(block, A, RATIO, THREADS, 4 // RATIO), 0, 2, 1, 3)
-        return words(tl.reshape(runs, A, THREADS, 4))
+        return tl.reshape(runs, A, THREADS * 4)
     else:  # two bytes of eight runs
         runs = tl.reshape(tl.join(block & 0xFFFF, block >> 16), A, RATIO, THREADS)
-        low, high = tl.split(tl.reshape(tl.permute(runs, 0, 2, 1), A, THREADS, 4, 2))
-        return words((low & 0xFFFF) | (high << 16))
+        low, high = tl.split(tl.reshape(tl.permute(runs, 0, 2, 1), A, THREADS * 4, 2))
+        return (low & 0xFFFF) | (high << 16)
 
 
 @triton.jit
@@ -128,12 +128,12 @@ def beside(
     arena, at, block, begin, length,
     OWN: tl.constexpr, CODE: tl.constexpr, RATIO: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
-    """The words of a narrow operand beside those of a wide one, which has OWN elements in a load.
+    """The block of a narrow operand beside that of a wide one, which has OWN elements in a load.
 
-    They are those of the block that is loaded; MASKED, they are loaded anew.
+    It is what is in the block that is loaded; MASKED, it is loaded anew.
     """
     if MASKED:
-        return words(block_of(arena, at, begin, length, OWN, size_of(CODE), True))
+        return block_of(arena, at, begin, length, OWN, size_of(CODE), True)
     else:
         return turned(block, RATIO)
 
@@ -147,11 +147,11 @@ def value(
     """Element K of 16 bytes as working type [A, THREADS], in units of `scale_of` the dtype where SCALED.
 
     begin, OWN: as for `block_of`. MASKED: elements behind the end are 0. CAREFUL: NaN of F8_E4M3 is read as NaN.
-    HALVES: words are `in_halves`.
+    HALVES: words are `in_halves`. Of a dtype that is told at run time words are `unpacked`.
     """
     if HALVES == "f16":
         return half(words[K // 2], 2 * (K % 2))
-    x = element(words[0], words[1], words[2], words[3], K, CODE, size_of(CODE), CAREFUL)
+    x = words[K] if is_any(CODE) else element(words[0], words[1], words[2], words[3], K, CODE, size_of(CODE), CAREFUL)
     if not CAREFUL and not SCALED and scale_of(CODE) != 1.0:
         x *= scale_of(CODE)
     if MASKED:
@@ -174,3 +174,12 @@ def in_halves(words, CODE: tl.constexpr, HALVES: tl.constexpr):
         )
     else:
         return words
+
+
+@triton.jit
+def unpacked(block, dtype, CODE: tl.constexpr, HALVES: tl.constexpr):
+    """16 bytes of each operand as `value` wants them: words, `in_halves`, or decoded of a dtype told at run time."""
+    if is_any(CODE):
+        return elements(block, dtype, size_of(CODE))
+    else:
+        return in_halves(words(block), CODE, HALVES)

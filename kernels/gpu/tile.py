@@ -22,7 +22,17 @@ if TYPE_CHECKING:
 
     from ..cpu import Resolve
 
-__all__ = ["TASK_BYTES", "Tile", "on_current", "options", "tile_constants", "tile_kernel", "tile_options"]
+__all__ = [
+    "TASK_BYTES",
+    "Tile",
+    "dtypes_of",
+    "on_current",
+    "options",
+    "sums_of",
+    "tile_constants",
+    "tile_kernel",
+    "tile_options",
+]
 
 TASK_BYTES = 64 << 20
 """About what one launch takes of a file: long against its cost, short against the memory of a device."""
@@ -31,6 +41,36 @@ TASK_BYTES = 64 << 20
 def is_compensated(launch: Launch, float64: bool) -> bool:
     """Whether a launch computes in float32; what float32 does not hold is computed in float64 on every device."""
     return not float64 and DECODERS[launch.x].wide == DECODERS[launch.y].wide == "f32"
+
+
+def formats_of(launch: Launch, float64: bool) -> tuple[str, str]:
+    """What the kernel of a launch is compiled for, of x and of y."""
+    return (launch.x, launch.y) if is_compensated(launch, float64) else launch.formats
+
+
+def dtypes_of(launch: Launch, float64: bool) -> dict[str, int]:
+    """The arguments that tell the kernel of a launch the dtypes, which it need not have been compiled for."""
+    if is_compensated(launch, float64):
+        return {}
+    return {"x_dtype": DECODERS[launch.x].index, "y_dtype": DECODERS[launch.y].index}
+
+
+def sums_of(launch: Launch, wanted: Wanted, float64: bool) -> Wanted:
+    """The sums of pairs that the kernel of a launch takes, where some are wanted: in float32 those, in float64 all.
+
+    But squares that take no self sums, which are most cells of all pairs of many, leave out in float64 what neither
+    distances nor cosines need where nothing else is wanted. Each set is one more kernel to compile.
+    """
+    if not launch.pairs:
+        return Wanted.PAIRS
+    if is_compensated(launch, float64):
+        return wanted & Wanted.PAIRS
+    if launch.shape == (2, 2) and not launch.self_x:
+        for least in (Wanted.SQ_DIFF, Wanted.DOT):
+            sums = least.completed(wide=DECODERS[launch.x].wide == "f64") & Wanted.PAIRS
+            if not wanted & Wanted.PAIRS & ~sums:
+                return sums
+    return Wanted.PAIRS
 
 
 def tile_kernel(launch: Launch, float64: bool) -> Any:
@@ -45,22 +85,23 @@ def tile_kernel(launch: Launch, float64: bool) -> Any:
 
 
 def tile_constants(launch: Launch, wanted: Wanted, float64: bool, packed: bool) -> dict[str, Any]:
-    """What the kernel of a launch is compiled for; launches without pairs have one kernel for any sums."""
+    """What the kernel of a launch is compiled for."""
     a, b = launch.shape
     alone, compensated = a + b <= 2, is_compensated(launch, float64)
+    x, y = formats_of(launch, float64)
     return {
         **({} if compensated else {"PACKED": packed}),
         "A": a,
         "B": b,
-        "CODE_X": launch.x,
+        "CODE_X": x,
         "SELF_X": launch.self_x,
-        "CODE_Y": launch.y,
+        "CODE_Y": y,
         "SELF_Y": launch.self_y,
         "PAIRS": launch.pairs,
         "STAGES": 4 if alone else 3,  # steps whose loads are under way: 12 KiB a program, or 20 for five operands
         # A step of these takes 230 or 244 instructions, 11 of which two in one save; others gain less, or spill.
         "UNROLL": 2 if alone and not compensated and launch.x == launch.y in ("F8_E4M3", "F8_E5M2") else 1,
-        "WANTED": int(wanted & Wanted.PAIRS if launch.pairs else Wanted.PAIRS),
+        "WANTED": int(sums_of(launch, wanted, float64)),
     }
 
 
@@ -69,53 +110,50 @@ def options() -> dict[str, Any]:
     return {"num_warps": THREADS // 32, "enable_fp_fusion": False}
 
 
-# Registers a thread of pairs of one dtype that would spill otherwise, on some kind of GPU, by it and a cell's shape.
+# Registers a thread of pairs that would spill otherwise, on some kind of GPU, by what the kernel is compiled for.
 _REGISTERS = {
-    ("F8_E8M0", (2, 1)): 168,
-    ("F8_E5M2FNUZ", (2, 1)): 168,
-    ("F8_E4M3FNUZ", (2, 2)): 168,
-    ("U16", (2, 2)): 168,
-    ("BOOL", (2, 2)): 255,
-    ("F16", (4, 1)): 255,
-    ("U32", (4, 1)): 255,
-    ("F8_E5M2FNUZ", (4, 1)): 255,
+    ("F16", "F16", (4, 1)): 255,
+    ("F32", "ANY8", (1, 1)): 168,
+    ("ANY32", "ANY8", (1, 1)): 168,
+    ("ANY64", "ANY8", (1, 1)): 168,
 }
 
 
-def tile_options(launch: Launch, float64: bool, arch: int) -> dict[str, Any]:
+def tile_options(launch: Launch, wanted: Wanted, float64: bool, arch: int) -> dict[str, Any]:
     """How the kernel of a launch is compiled: with how many registers a thread at most, or None, as ptxas chooses.
 
     With 128 a multiprocessor runs four programs, with 168 three, with 255 two. Of a pair four have 48 KiB on their way,
     and 20 are enough for the 3 TB/s of an H100 with 0.8 us from asking to having.
 
     ptxas spills a word or two when it chooses one program more, and may spill as well where it is given registers to
-    spare, since it begins more loads and conversions early then. So which numbers serve has been tried: with Triton 3.9
-    for every kind of cell of one dtype on sm_80, sm_90 and sm_100 (`test_kernels_gpu_compiled`), with 3.6 for those of
-    F32, BF16, F16 and F8_E4M3. For other GPUs these stand in. Of cells of two dtypes 154 were compiled, for sm_90: none
-    spills in its walk but squares of F8_E4M3 beside BF16 that take all self sums, two words; seven spill two or four at
-    the end of a strip.
+    spare, since it begins more loads and conversions early then. So which numbers serve has been tried, with Triton 3.9
+    (`test_kernels_gpu_compiled`) and 3.6, for every kernel in float64 on sm_80, sm_90 and sm_100. For other GPUs these
+    stand in.
 
     Args:
-        launch, float64: as for `tile_kernel`.
+        launch, wanted, float64: as for `sums_of`.
         arch: of the GPU, 90 for sm_90.
     """
-    return {**options(), "maxnreg": _registers(launch, is_compensated(launch, float64), arch)}
+    whole = sums_of(launch, wanted, float64) == Wanted.PAIRS
+    return {**options(), "maxnreg": _registers(launch, is_compensated(launch, float64), whole, arch)}
 
 
-def _registers(launch: Launch, compensated: bool, arch: int) -> int | None:
+def _registers(launch: Launch, compensated: bool, whole: bool, arch: int) -> int | None:
     operands = sum(launch.shape)
     if compensated:
         return 128 if operands == 2 else 255
-    if not launch.pairs or operands == 2:
+    if not launch.pairs:
+        return 128
+    if registers := _REGISTERS.get((*launch.formats, launch.shape)):
+        return registers
+    if operands == 2:
         return 128
     if launch.x != launch.y:
-        sizes = sorted(DECODERS[code].itemsize for code in (launch.x, launch.y))
-        bytes_beside_words = sizes[0] == 1 and sizes[1] >= 4  # one load waits for four of the other, or eight
-        return (255 if bytes_beside_words else 168) if operands == 3 else None
-    if registers := _REGISTERS.get((launch.x, launch.shape)):
-        return registers
+        return 168
     if operands == 3:
         return 128
+    if launch.x == "F8_E5M2" and not whole:
+        return 255
     if launch.self_x and launch.self_y:
         return None
     if launch.shape == (4, 1):
@@ -136,7 +174,7 @@ class Tile(DeviceTile):
 
     Args:
         codes, elements, pairs: as for `cpu.tile_sums`.
-        wanted: as there. Of pairs no other sums are taken; self sums all are.
+        wanted: as there. More may be taken (`sums_of`), which come back as NaN as well.
         device: a CUDA device, or its name (under Triton's interpreter: the CPU).
         held: as for `DeviceTile`.
         float64: whether sums are taken in float64, or in float32 with its rounding errors carried along (of operands
@@ -190,7 +228,7 @@ class Tile(DeviceTile):
         longest = int(items[:, 2].max())
         with on_current(self.device):
             for launch, cells in self._launches:
-                log2_strips = (-(-longest // strip_of(launch.x, launch.y)) - 1).bit_length()
+                log2_strips = (-(-longest // strip_of(*formats_of(launch, self.float64))) - 1).bit_length()
                 tile_kernel(launch, self.float64)[((len(items) << log2_strips) * len(cells),)](
                     words,
                     table,
@@ -200,8 +238,9 @@ class Tile(DeviceTile):
                     len(cells),
                     log2_strips,
                     self._columns,
+                    **dtypes_of(launch, self.float64),
                     **tile_constants(launch, self.wanted, self.float64, self.packed),
-                    **tile_options(launch, self.float64, self.arch),
+                    **tile_options(launch, self.wanted, self.float64, self.arch),
                 )
         return int(items[:, 2].sum() * self.itemsizes.sum())
 

@@ -31,7 +31,7 @@ from .dtypes import (
 )
 from .exact import added, bits_of
 from .halves import count_differing, larger_magnitude, magnitude_ends
-from .loads import begin_of, beside, block_of, in_halves, value, words
+from .loads import begin_of, beside, block_of, unpacked, value
 
 __all__ = [
     "no_pairs",
@@ -158,7 +158,7 @@ def _add_differing(sums, x, y, HALVES: tl.constexpr):
 
 @triton.jit
 def vector(
-    arena, x_at, y_at, start, part, length, xs, ys, pairs,
+    arena, x_at, y_at, start, part, length, x_dtype, y_dtype, xs, ys, pairs,
     CODE_X: tl.constexpr, SELF_X: tl.constexpr, CODE_Y: tl.constexpr, SELF_Y: tl.constexpr, PAIRS: tl.constexpr,
     WIDTH: tl.constexpr, PARTS: tl.constexpr, SCALED: tl.constexpr, PACKED: tl.constexpr, CAREFUL: tl.constexpr,
 ):  # fmt: skip
@@ -183,7 +183,7 @@ def vector(
         if k % OWN_X == 0:
             x_begin = begin_of(start, part, k, OWN_X, WIDTH, PARTS)
             x_block = block_of(arena, x_at, x_begin, length, OWN_X, size_of(CODE_X), CAREFUL)
-            x_words = in_halves(words(x_block), CODE_X, HALVES_X)
+            x_words = unpacked(x_block, x_dtype, CODE_X, HALVES_X)
             xs = _add_ends(xs, x_words)
         if not TURNED_X:
             x = value(x_words, x_begin, length, OWN_X, k % OWN_X, CODE_X, SCALED, CAREFUL, CAREFUL, HALVES_X)
@@ -192,7 +192,7 @@ def vector(
             if k % OWN_Y == 0:
                 y_begin = begin_of(start, part, k, OWN_Y, WIDTH, PARTS)
                 y_block = block_of(arena, y_at, y_begin, length, OWN_Y, size_of(CODE_Y), CAREFUL)
-                y_words = in_halves(words(y_block), CODE_Y, HALVES_Y)
+                y_words = unpacked(y_block, y_dtype, CODE_Y, HALVES_Y)
                 ys = _add_ends(ys, y_words)
                 pairs = _add_differing(pairs, x_words, y_words, HALVES_X)
             if not TURNED_Y:
@@ -200,10 +200,10 @@ def vector(
                 ys = _add_self(ys, y, bits_in(CODE_Y), SELF_Y, SELF_Y or DERIVED, LEAST, CAREFUL)
             if OWN_X > OWN_Y:
                 if k % (OWN_Y if CAREFUL else WIDTH) == 0:
-                    x_words_of_y = beside(
+                    x_block_of_y = beside(
                         arena, x_at, x_block, y_begin, length, OWN_Y, CODE_X, OWN_X // OWN_Y, CAREFUL
                     )  # fmt: skip
-                    x_words_of_y = in_halves(x_words_of_y, CODE_X, HALVES_X)
+                    x_words_of_y = unpacked(x_block_of_y, x_dtype, CODE_X, HALVES_X)
                 x = value(
                     x_words_of_y, y_begin, length, OWN_Y, k % (OWN_Y if CAREFUL else WIDTH), CODE_X,
                     SCALED, CAREFUL, CAREFUL, HALVES_X,
@@ -212,10 +212,10 @@ def vector(
                     xs = _add_self(xs, x, bits_in(CODE_X), SELF_X, SELF_X, LEAST, CAREFUL)
             if OWN_Y > OWN_X:
                 if k % (OWN_X if CAREFUL else WIDTH) == 0:
-                    y_words_of_x = beside(
+                    y_block_of_x = beside(
                         arena, y_at, y_block, x_begin, length, OWN_X, CODE_Y, OWN_Y // OWN_X, CAREFUL
                     )  # fmt: skip
-                    y_words_of_x = in_halves(y_words_of_x, CODE_Y, HALVES_Y)
+                    y_words_of_x = unpacked(y_block_of_x, y_dtype, CODE_Y, HALVES_Y)
                 y = value(
                     y_words_of_x, x_begin, length, OWN_X, k % (OWN_X if CAREFUL else WIDTH), CODE_Y,
                     SCALED, CAREFUL, CAREFUL, HALVES_Y,

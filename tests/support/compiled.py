@@ -23,10 +23,14 @@ WALKS = (
     *((code, code, shape) for code in MAIN for shape in ((1, 1), (4, 1), (2, 2))),
     ("F8_E5M2", "F8_E5M2", (1, 1)),
     ("F16", "F16", (1, 1)),
-    ("F8_E4M3", "F8_E5M2", (1, 1)),
-    ("F8_E4M3", "BF16", (1, 1)),
-    ("F8_E4M3", "F32", (1, 1)),
-    ("BF16", "F32", (1, 1)),
+    ("U8", "BOOL", (1, 1)),
+    ("U16", "I16", (1, 1)),
+    ("I32", "U32", (1, 1)),
+    ("I64", "U64", (1, 1)),
+    ("F32", "U8", (1, 1)),
+    ("F32", "BF16", (1, 1)),
+    ("F32", "F8_E4M3", (1, 1)),
+    ("BF16", "F8_E4M3", (1, 1)),
 )
 
 
@@ -58,31 +62,37 @@ class Machine:
         return [[op for op in loop if op.startswith(("LDG.", "LDGSTS."))] for loop in self.loops]
 
 
-def cells_of(code):
-    """A launch for every kind of cell that the operands and pairs of tiles of one dtype are dealt out to."""
+def every_kernel():
+    """A launch and the sums that are wanted for every kernel in float64, whatever the operands and pairs of a tile."""
     from weighbridge.kernels.gpu.cells import launches
 
-    layouts = [(n, [(other, 0) for other in range(1, n)]) for n in range(2, 10)]
-    layouts += [(n, list(itertools.combinations(range(n), 2))) for n in range(3, 8)]
-    layouts += [(n, []) for n in range(1, 5)]
-    layouts += [(4, [(2, 0), (3, 0), (2, 1), (3, 1)])]
+    def star(others):
+        return [(n, 0) for n in range(1, others + 1)]
+
+    layouts = [(1, []), *((n + 1, star(n)) for n in (1, 2, 4, 8)), (4, list(itertools.combinations(range(4), 2)))]
+    same = [([code] * operands, pairs) for code in DECODERS for operands, pairs in layouts]
+    two = [([y] + [x] * n, star(n)) for x, y in itertools.permutations(DECODERS, 2) for n in (1, 2)]
     found = {}
-    for operands, pairs in layouts:
-        for launch in launches([code] * operands, np.array(pairs, np.int64).reshape(-1, 2), True):
-            found.setdefault((launch.self_x, launch.self_y, launch.pairs, launch.shape), launch)
+    for codes, pairs in same + two:
+        for launch in launches(codes, np.array(pairs, np.int64).reshape(-1, 2), True):
+            for wanted in (Wanted.ALL, Wanted.SQ_DIFF, Wanted.DOT):
+                found.setdefault(kernel_of(launch, wanted), (launch, wanted))
     return list(found.values())
 
 
-def kind_of(launch):
-    """What its kernel is compiled for."""
-    return launch.x, launch.y, launch.self_x, launch.self_y, launch.pairs, launch.shape
+def kernel_of(launch, wanted=Wanted.ALL):
+    """What its kernel in float64 is compiled for."""
+    from weighbridge.kernels.gpu.tile import sums_of
+
+    sums = sums_of(launch, wanted, True)
+    return *launch.formats, launch.self_x, launch.self_y, launch.pairs, launch.shape, sums
 
 
 def launch_of(x, y=None, shape=(1, 1), selfs=None):
-    """A launch as `cells.launches` makes them; self sums of both sides unless said otherwise."""
+    """A launch as `cells.launches` makes them; self sums of all operands unless said otherwise."""
     from weighbridge.kernels.gpu.cells import Launch
 
-    self_x, self_y = (True, shape[1] == 1 and y is not None) if selfs is None else selfs
+    self_x, self_y = (True, y is not None) if selfs is None else selfs
     return Launch(x, y or x, self_x, self_y, y is not None, np.zeros((1, 1), np.int64), shape)
 
 
@@ -98,13 +108,13 @@ def steps_of(launch, float64=True):
     return tile_constants(launch, Wanted.ALL, float64, True)["UNROLL"]
 
 
-def compiled(launch, arch, float64, folder, wanted=Wanted.ALL):
+def compiled(launch, arch, float64, wanted=Wanted.ALL, *, folder):
     """The kernel of `launch` compiled for sm_<arch>; `folder` is Triton's cache and takes the machine code."""
-    from weighbridge.kernels.gpu.tile import tile_constants, tile_kernel, tile_options
+    from weighbridge.kernels.gpu.tile import dtypes_of, tile_constants, tile_kernel, tile_options
 
     pointers = {"arena": "*i32", "items": "*i64", "cells": "*i64", "slots": "*fp64"}
-    integers = dict.fromkeys(("operands", "cell_count", "log2_strips", "columns"), "i32")
-    options = tile_options(launch, float64, arch)
+    integers = dict.fromkeys(("operands", "cell_count", "log2_strips", "columns", *dtypes_of(launch, float64)), "i32")
+    options = tile_options(launch, wanted, float64, arch)
     constants = tile_constants(launch, wanted, float64, arch >= 90)
     return _compiled(tile_kernel(launch, float64), pointers, integers, constants, options, arch, folder)
 
@@ -179,8 +189,8 @@ def _machine(listing, registers, warps):
 def _table(folder):
     print("dtypes              cell   sm  registers   a pair: all  float64  conversions  16-byte loads   closing")
     for x, y, shape in WALKS:
-        launch = launch_of(x, y, shape)
-        machine = compiled(launch, 90, True, folder)
+        launch = launch_of(x, y, shape, (False, False) if shape == (2, 2) else None)
+        machine = compiled(launch, 90, True, folder=folder)
         pairs = elements_of(launch) * shape[0] * shape[1] * steps_of(launch)
         count = Counter(op.split(".")[0] for op in machine.fast)
         double = sum(count[op] for op in ("DADD", "DMUL", "DFMA"))
