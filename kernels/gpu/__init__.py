@@ -9,13 +9,13 @@ support.compiled` in tests/ prints it):
     F32       39.8                  18                2                        0.5             951
     BF16      23.2                  10                2                        0.25            1081
     F16       31.5                  18                2                        0.25            998
-    F8_E4M3   14.6                   4                2                        0.125           757
-    F8_E5M2   13.6                   4                2                        0.125          1222
-    ... > 16  20.0                  10                2                        0.125          1222
+    F8_E4M3   14.6                   4                2                        0.125           749
+    F8_E5M2   13.6                   4                2                        0.125          1208
+    ... > 16  20.0                  10                2                        0.125          1208
 
 F8_E5M2 is walked in the first way where no magnitude of a strip is above 16, as weights are that have not been scaled.
 
-Triton 3.6 makes 39.5, 23.0 and 14.6 of them, and 1084, 1236 and 864 outside.
+Triton 3.6 makes 39.5, 23.0 and 14.6 of them, and 1084, 1236 and 848 outside.
 
 Derived from that, not measured, for an H100 (132 multiprocessors at 1.755 GHz: 29.6 T instructions of a thread issued a
 second, 14.8 T of them float64, as many by the pipe of integers and comparisons, 3.7 T conversions; a copy rate of
@@ -26,9 +26,9 @@ thread has of a strip, or the 512 of a chunk of F8_E4M3:
     F32       43.5            0.68 T / 0.82 T / 1.85 T                                 5.4 TB/s: memory is the limit
     BF16      27.4            1.08 T / 1.48 T / 1.85 T                                 4.3 TB/s: memory is the limit
     F16       35.4            0.84 T / 0.82 T / 1.85 T                                 3.3 TB/s: memory is the limit
-    F8_E4M3   16.1            1.84 T / 3.7 T / 1.85 T                                  3.7 TB/s: memory is the limit
-    F8_E5M2   18.4            1.61 T / 3.7 T / 1.85 T                                  3.2 TB/s: memory is the limit
-    ... > 16  24.8            1.19 T / 1.48 T / 1.85 T                                 2.4 TB/s
+    F8_E4M3   16.0            1.85 T / 3.7 T / 1.85 T                                  3.7 TB/s: memory is the limit
+    F8_E5M2   18.3            1.62 T / 3.7 T / 1.85 T                                  3.2 TB/s: memory is the limit
+    ... > 16  24.7            1.20 T / 1.48 T / 1.85 T                                 2.4 TB/s
 
 That is where no strip is walked twice (`fused` says when one is), and if F8_E4M3 is decoded (F2FP, one instruction for
 two elements) at the rate of conversions between narrow types, 64 a clock and multiprocessor; were it 16, as to float64,

@@ -10,7 +10,7 @@ import triton.language as tl
 
 from ..wanted import Wanted
 from . import constants
-from .dtypes import any_of, bits_in, exact_elements, exact_products, log2_unit, plain_products
+from .dtypes import bits_in, exact_elements, exact_products, held_for, log2_unit, plain_products
 from .exact import bits_of, joined_lanes, largest_of
 
 __all__ = [
@@ -99,7 +99,7 @@ def self_bound(sums, CODE: tl.constexpr):
     What adding them may lose `close_self` adds to that, as `close_pairs` does for Σxy. It is exact where a kernel that
     knows no more than the size of the dtype can say so: what the host takes again must not depend on the kernel.
     """
-    inexact = tl.max((~exact_self(sums, any_of(CODE))).to(tl.int32), axis=1)[:, None] > 0
+    inexact = tl.max((~exact_self(sums, held_for(CODE))).to(tl.int32), axis=1)[:, None] > 0
     return tl.where(inexact, COMPENSATED * tl.sum(sums[0], axis=1)[:, None], 0.0)
 
 

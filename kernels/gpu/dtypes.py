@@ -17,7 +17,6 @@ from .constants import ANY, LANE, STRIP
 
 __all__ = [
     "always_fixed",
-    "any_of",
     "bits_in",
     "derives_squares",
     "differences_up_to",
@@ -28,6 +27,7 @@ __all__ = [
     "fixed_point",
     "fixed_up_to",
     "halves_in",
+    "held_for",
     "is_any",
     "kind_of_run",
     "largest_fast",
@@ -75,9 +75,13 @@ _MANTISSA = 53
 
 
 @triton.constexpr_function
-def any_of(code: str) -> str:
-    """What stands for a dtype in kernels that are told at run time which one of its size it is."""
-    return _STANDS_FOR[code]
+def held_for(code: str) -> str:
+    """What Σx of a lane is held for where all kernels must say alike whether it is exact.
+
+    What stands for the dtype in kernels that know no more than its size, unless it is always exact for these too.
+    """
+    general = _STANDS_FOR[code]
+    return code if _SPANS[code] + _LANE_BITS <= _MANTISSA - _BITS[general] else general
 
 
 @triton.constexpr_function

@@ -155,7 +155,7 @@ def _registers(launch: Launch, compensated: bool, whole: bool, arch: int) -> int
     if launch.x == "F8_E5M2" and not whole:
         return 255
     if launch.self_x and launch.self_y:
-        return None
+        return 255 if launch.x == "F16" else None
     if launch.shape == (4, 1):
         return 168 if launch.x == "F32" and arch >= 100 else None
     wide = DECODERS[launch.x].itemsize > 1 and launch.x != "F16"  # those would spill with 168
