@@ -16,6 +16,7 @@ import numpy as np
 
 from ..kernels import cpu
 from ..kernels.sums import PAIR_SUMS, SELF_SUMS
+from ..kernels.threads import as_memory_error
 from ..kernels.wanted import Wanted
 from . import together
 from .devices import as_bytes, choose
@@ -179,11 +180,9 @@ def _in_order(
 @contextmanager
 def _as_read_error() -> Iterator[None]:
     try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        # Python has no class of its own for a thread that could not be started; anything else is a fault of ours.
-        if isinstance(error, RuntimeError) and "start new thread" not in str(error):
-            raise
+        with as_memory_error():
+            yield
+    except MemoryError as error:
         raise ReadError(
             "memory does not suffice to read the checkpoints; allow more (ulimit -v), or use fewer --threads."
         ) from error

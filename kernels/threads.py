@@ -19,7 +19,7 @@ from .room import is_limited, require_room
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
-__all__ = ["start", "thread_pool"]
+__all__ = ["as_memory_error", "start", "thread_pool"]
 
 _STACK_BYTES = 8 << 20  # where stacks have no limit; the C library then takes 2 to 8 MiB
 _SPARE_BYTES = 4 << 20  # a thread comes up with 16 KiB of frames, and an arena of 1 MiB for its objects at most
@@ -33,7 +33,7 @@ def start(thread: threading.Thread) -> None:
     Raises:
         MemoryError: there is no room for it, or the system lets this process have no more threads.
     """
-    with _starting, _as_memory_error():
+    with _starting, as_memory_error():
         _require_room()
         thread.start()
 
@@ -56,7 +56,7 @@ def thread_pool(threads: int, name: str = "weighbridge") -> ThreadPoolExecutor:
     pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
     if is_limited():
         try:
-            with _as_memory_error():
+            with as_memory_error():
                 _have_all_stand(pool, threads)
         except BaseException:
             pool.shutdown()
@@ -81,7 +81,8 @@ def _pass(gate: threading.Lock) -> None:
 
 
 @contextmanager
-def _as_memory_error() -> Iterator[None]:
+def as_memory_error() -> Iterator[None]:
+    """Raise MemoryError where a thread cannot be started within."""
     try:
         yield
     except RuntimeError as error:  # Python has no class of its own for a thread that could not be started

@@ -175,10 +175,12 @@ def _known(x: str, y: str) -> bool:
 
 def _most(x: str, y: str) -> tuple[int, int]:
     """How many operands of two dtypes a cell of any list of pairs holds at most."""
-    if x == y and x in _OWN:
+    if not _known(x, y):
+        return 1, 1
+    if x == y:
         return 2, 2
     # One load of bytes waits for several of a wider operand, which takes the registers that a third one would need.
-    return (2, 1) if _known(x, y) and "F8_E4M3" not in (x, y) else (1, 1)
+    return (1, 1) if "F8_E4M3" in (x, y) else (2, 1)
 
 
 def _rank(code: str) -> tuple[int, int]:

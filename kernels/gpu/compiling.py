@@ -9,7 +9,7 @@ from ..wanted import Wanted
 from .available import capability, fast_float64, interpreted, packs_halves
 from .cells import launches
 from .constants import STRIPS
-from .tile import dtypes_of, on_current, options, tile_constants, tile_kernel, tile_options
+from .tile import keywords, on_current, options, tile_kernel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,11 +53,7 @@ def compile_ahead(
         for launch in launches(codes, pairs, wide):
             counts = len(codes), len(launch.cells), 1, columns
             kernel = tile_kernel(launch, wide)
-            how = {
-                **dtypes_of(launch, wide),
-                **tile_constants(launch, sums, wide, packed),
-                **tile_options(launch, sums, wide, arch),
-            }
+            how = keywords(launch, sums, wide, packed, arch)
             kernel.warmup(arena, table, table, slots, *counts, grid=(1,), **how)
         for strips in (STRIPS, 1):
             gather_kernel.warmup(slots, table, slots, 0, 1, columns, strips, grid=(1,), **options())

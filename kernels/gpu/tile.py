@@ -26,6 +26,7 @@ __all__ = [
     "TASK_BYTES",
     "Tile",
     "dtypes_of",
+    "keywords",
     "on_current",
     "options",
     "sums_of",
@@ -162,6 +163,15 @@ def _registers(launch: Launch, compensated: bool, whole: bool, arch: int) -> int
     return 168 if wide and arch >= 90 else None
 
 
+def keywords(launch: Launch, wanted: Wanted, float64: bool, packed: bool, arch: int) -> dict[str, Any]:
+    """All that the kernel of a launch is called with by name, or compiled with ahead."""
+    return {
+        **dtypes_of(launch, float64),
+        **tile_constants(launch, wanted, float64, packed),
+        **tile_options(launch, wanted, float64, arch),
+    }
+
+
 def on_current(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """Within, Triton launches and compiles for this device: it goes by torch's current one."""
     import torch
@@ -196,7 +206,11 @@ class Tile(DeviceTile):
         self.arch = capability(self.device)
         self.wanted = self._host.wanted
         self._launches = [
-            (launch, torch.from_numpy(launch.cells).to(self.device))
+            (
+                launch,
+                torch.from_numpy(launch.cells).to(self.device),
+                keywords(launch, self.wanted, self.float64, self.packed, self.arch),
+            )
             for launch in launches(codes, self.pairs, self.float64)
         ]
         self._columns = len(self.decoders) + len(self.pairs)
@@ -227,7 +241,7 @@ class Tile(DeviceTile):
         words = arena[: arena.numel() // 4 * 4].view(torch.int32)
         longest = int(items[:, 2].max())
         with on_current(self.device):
-            for launch, cells in self._launches:
+            for launch, cells, how in self._launches:
                 log2_strips = (-(-longest // strip_of(*formats_of(launch, self.float64))) - 1).bit_length()
                 tile_kernel(launch, self.float64)[((len(items) << log2_strips) * len(cells),)](
                     words,
@@ -238,9 +252,7 @@ class Tile(DeviceTile):
                     len(cells),
                     log2_strips,
                     self._columns,
-                    **dtypes_of(launch, self.float64),
-                    **tile_constants(launch, self.wanted, self.float64, self.packed),
-                    **tile_options(launch, self.wanted, self.float64, self.arch),
+                    **how,
                 )
         return int(items[:, 2].sum() * self.itemsizes.sum())
 
