@@ -133,8 +133,8 @@ def test_layouts(backend, layout):
 @both
 @pytest.mark.parametrize(
     "codes",
-    [["BF16"] * 3, ["F32"] * 3, ["BF16", "F32", "BF16"], ["F8_E4M3", "F32", "F8_E4M3"]],
-    ids=["BF16", "F32", "F32 among BF16", "F32 among F8_E4M3"],
+    [["BF16"] * 3, ["F32"] * 3, ["BF16", "F32", "BF16"], ["F8_E4M3", "F32", "F8_E4M3"], ["I16", "U16", "I16"]],
+    ids=["BF16", "F32", "F32 among BF16", "F32 among F8_E4M3", "U16 among I16"],
 )
 def test_a_pair_has_the_same_bits_in_every_layout(backend, codes):
     """One operand has a value that makes every strip it is in doubtful, so the others are walked with care too.

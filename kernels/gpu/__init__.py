@@ -6,12 +6,12 @@ What the machine code of the fast walk says (Triton 3.9, sm_90, a pair of operan
 support.compiled` in tests/ prints it):
 
     dtype     instructions a pair   of them float64   conversions to float64   16-byte loads   outside of the walk
-    F32       39.8                  18                2                        0.5             951
+    F32       40.5                  18                2                        0.5             949
     BF16      23.2                  10                2                        0.25            1081
-    F16       31.5                  18                2                        0.25            998
-    F8_E4M3   14.6                   4                2                        0.125           749
-    F8_E5M2   13.6                   4                2                        0.125          1208
-    ... > 16  20.0                  10                2                        0.125          1208
+    F16       31.2                  18                2                        0.25            993
+    F8_E4M3   14.6                   4                2                        0.125           741
+    F8_E5M2   13.6                   4                2                        0.125          1202
+    ... > 16  20.0                  10                2                        0.125          1202
 
 F8_E5M2 is walked in the first way where no magnitude of a strip is above 16, as weights are that have not been scaled.
 
@@ -23,9 +23,9 @@ second, 14.8 T of them float64, as many by the pipe of integers and comparisons,
 thread has of a strip, or the 512 of a chunk of F8_E4M3:
 
     dtype     issued a pair   pairs a second by issue / by float64 / by conversions   bytes a second
-    F32       43.5            0.68 T / 0.82 T / 1.85 T                                 5.4 TB/s: memory is the limit
+    F32       44.2            0.67 T / 0.82 T / 1.85 T                                 5.4 TB/s: memory is the limit
     BF16      27.4            1.08 T / 1.48 T / 1.85 T                                 4.3 TB/s: memory is the limit
-    F16       35.4            0.84 T / 0.82 T / 1.85 T                                 3.3 TB/s: memory is the limit
+    F16       35.1            0.84 T / 0.82 T / 1.85 T                                 3.3 TB/s: memory is the limit
     F8_E4M3   16.0            1.85 T / 3.7 T / 1.85 T                                  3.7 TB/s: memory is the limit
     F8_E5M2   18.3            1.62 T / 3.7 T / 1.85 T                                  3.2 TB/s: memory is the limit
     ... > 16  24.7            1.20 T / 1.48 T / 1.85 T                                 2.4 TB/s
@@ -37,7 +37,7 @@ that would be 2.5 TB/s. An H200 has the same arithmetic and a copy rate of 4.3 T
 
     dtypes              instructions a pair   issued a pair   bytes a second
     F32 and BF16        40.2                  44.1            4.0 TB/s
-    F32 and F8_E4M3     36.8                  40.4            3.7 TB/s
+    F32 and F8_E4M3     36.2                  39.7            3.7 TB/s
     BF16 and F8_E4M3    24.2                  28.7            3.1 TB/s
 
 Kernels that are told at run time which dtypes of a size they have (`cells`) have the decoders of all in their walk, of

@@ -7,8 +7,8 @@ pairs (sums of 4 x 2 would spill registers); an operand alone. A launch has cell
 
 Each kind is a kernel for each dtype, and a kernel takes seconds to compile. So those of the 18 dtypes that weights
 seldom have share kernels with all dtypes of their size, which are told at run time what they are (`decode.elements`),
-and so do pairs of two dtypes that are seldom compared. Their cells are single pairs, with the self sums of both sides,
-wanted or not.
+and so do pairs of two dtypes that are seldom compared. Their cells have the self sums of both sides, wanted or not, and
+are two others of a base, or single pairs where these two are not of one size.
 """
 
 from __future__ import annotations
@@ -175,12 +175,9 @@ def _known(x: str, y: str) -> bool:
 
 def _most(x: str, y: str) -> tuple[int, int]:
     """How many operands of two dtypes a cell of any list of pairs holds at most."""
-    if not _known(x, y):
-        return 1, 1
-    if x == y:
-        return 2, 2
-    # One load of bytes waits for several of a wider operand, which takes the registers that a third one would need.
-    return (1, 1) if "F8_E4M3" in (x, y) else (2, 1)
+    if _known(x, y):
+        return (2, 2) if x == y else (2, 1)
+    return (2, 1) if ANY[x] == ANY[y] else (1, 1)
 
 
 def _rank(code: str) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """The end of a strip: the lanes of every sum added, and the strip's sums in their slots with what they may be off by.
 
-Lanes are float64 here, whatever the walk has added in: operands' are [A, THREADS], pairs' [A, B, THREADS].
+Lanes are float64 here, whatever the walk has added in: those of operands [A, 1, THREADS] or [1, B, THREADS], of pairs
+[A, B, THREADS].
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from ..wanted import Wanted
 from . import constants
 from .dtypes import bits_in, exact_elements, exact_products, held_for, log2_unit, plain_products
 from .exact import bits_of, joined_lanes, largest_of
+from .single import store
 
 __all__ = [
     "close_pairs",
@@ -56,9 +58,9 @@ def of_strip(sums):
     sum_abs, squares, total, low, largest, smallest, nonfinite = sums
     if largest.dtype == tl.float32:
         bits = largest.to(tl.int32, bitcast=True)  # magnitudes sort as integers do, NaN above infinity
-        most = tl.max(bits, axis=1, keep_dims=True).to(tl.float32, bitcast=True)
+        most = tl.max(bits, axis=2, keep_dims=True).to(tl.float32, bitcast=True)
         largest = tl.broadcast_to(most, largest.shape)
-        smallest = tl.broadcast_to(tl.min(smallest, axis=1, keep_dims=True), smallest.shape)
+        smallest = tl.broadcast_to(tl.min(smallest, axis=2, keep_dims=True), smallest.shape)
     return sum_abs, squares, total, low, largest, smallest, nonfinite
 
 
@@ -79,11 +81,11 @@ def exact_dots(xs, ys, CODE_X: tl.constexpr, CODE_Y: tl.constexpr):
     BITS: tl.constexpr = bits_in(CODE_X) + bits_in(CODE_Y)
     x_largest, x_smallest = ends(xs)
     y_largest, y_smallest = ends(ys)
-    most = LANE * x_largest[:, None, :] * y_largest[None, :, :]
+    most = LANE * x_largest * y_largest
     if exact_products(CODE_X, CODE_Y):
         return tl.full(most.shape, 1, tl.int1)
     elif BITS <= 16:
-        unit = x_smallest[:, None, :] * y_smallest[None, :, :] * 2.0**-BITS
+        unit = x_smallest * y_smallest * 2.0**-BITS
         OF_DTYPES: tl.constexpr = 2.0 ** (log2_unit(CODE_X) + log2_unit(CODE_Y))
         if OF_DTYPES > 0:
             unit = tl.maximum(unit, OF_DTYPES)
@@ -94,13 +96,13 @@ def exact_dots(xs, ys, CODE_X: tl.constexpr, CODE_Y: tl.constexpr):
 
 @triton.jit
 def self_bound(sums, CODE: tl.constexpr):
-    """What the lanes of Σx [A, 1] may be off by, in the units of the walk: nothing where every one is exact.
+    """What the lanes of Σx [A, 1] or [1, B] may be off by, in the units of the walk: nothing where every one is exact.
 
     What adding them may lose `close_self` adds to that, as `close_pairs` does for Σxy. It is exact where a kernel that
     knows no more than the size of the dtype can say so: what the host takes again must not depend on the kernel.
     """
-    inexact = tl.max((~exact_self(sums, held_for(CODE))).to(tl.int32), axis=1)[:, None] > 0
-    return tl.where(inexact, COMPENSATED * tl.sum(sums[0], axis=1)[:, None], 0.0)
+    inexact = tl.max((~exact_self(sums, held_for(CODE))).to(tl.int32), axis=2) > 0
+    return tl.where(inexact, COMPENSATED * tl.sum(sums[0], axis=2), 0.0)
 
 
 @triton.jit
@@ -132,8 +134,7 @@ def settled(
     MIXED: the lanes of pairs are not those of both operands.
     """
     sum_abs, squares, dot, low, largest, differing, plain = sums
-    x_most = largest_of(bits_of(ends(xs)[0])[:, None, :])  # [A, 1]
-    y_most = tl.trans(largest_of(bits_of(ends(ys)[0])[:, None, :]))  # [1, B]
+    x_most, y_most = largest_of(bits_of(ends(xs)[0])), largest_of(bits_of(ends(ys)[0]))  # [A, 1] and [1, B]
     if MIXED:
         xs, ys = of_strip(xs), of_strip(ys)
     exact = exact_dots(xs, ys, CODE_X, CODE_Y)
@@ -163,22 +164,22 @@ def _joined(high, low, EXACT: tl.constexpr):
 
 @triton.jit
 def close_self(slots, column, sums, bound, EXACT: tl.constexpr, SCALE: tl.constexpr):
-    """The lanes of self sums added and stored, in units of 1 again; column and bound (of the lanes) are [A, 1].
+    """The lanes of self sums added and stored, in units of 1 again.
 
-    EXACT: no Σx of a strip rounds.
+    column, bound: [A, 1] or [1, B], the bound of the lanes. EXACT: no Σx of a strip rounds.
     """
     sum_abs, squares, total, low, _, _, nonfinite = sums
-    high, rest, lost = _joined(total[:, None, :], low[:, None, :], EXACT)
+    high, rest, lost = _joined(total, low, EXACT)
     _store(
         slots,
         column,
-        tl.sum(sum_abs, axis=1)[:, None] * SCALE,
-        tl.sum(squares, axis=1)[:, None] * (SCALE * SCALE),
+        tl.sum(sum_abs, axis=2) * SCALE,
+        tl.sum(squares, axis=2) * (SCALE * SCALE),
         high * SCALE,
         rest * SCALE,
         (bound + lost) * SCALE,
-        largest_of(bits_of(ends(sums)[0])[:, None, :]) * SCALE,
-        tl.sum(nonfinite, axis=1)[:, None],
+        largest_of(bits_of(ends(sums)[0])) * SCALE,
+        tl.sum(nonfinite, axis=2),
     )
 
 
@@ -201,10 +202,9 @@ def close_pairs(
         high, rest, lost = _joined(dot, low, EXACT)
         bound += lost * (SCALE * SCALE)
     if SQ_DIFF & WANTED:
+        apart = tl.sum(squares, axis=2)
         if DERIVED:
-            apart = tl.sum(x_squares, axis=1)[:, None] + tl.sum(y_squares, axis=1)[None, :] - 2 * high
-        else:
-            apart = tl.sum(squares, axis=2)
+            apart = tl.sum(x_squares, axis=2) + tl.sum(y_squares, axis=2) - 2 * high
     if not (DOT & WANTED):
         high, rest, bound = none, none, none
     if ABS_DIFF & WANTED:
@@ -229,12 +229,11 @@ def close_pairs(
 @triton.jit
 def _store(slots, column, sum_abs, squares, high, low, bound, largest, count):
     """The slots of one strip; a column below zero is nobody's."""
-    wanted = column >= 0
     at = slots + column * SLOTS
-    tl.store(at, sum_abs, wanted)
-    tl.store(at + 1, squares, wanted)
-    tl.store(at + 2, high, wanted)
-    tl.store(at + 3, low, wanted)
-    tl.store(at + 4, bound, wanted)
-    tl.store(at + 5, largest, wanted)
-    tl.store(at + 6, count.to(tl.float64), wanted)
+    store(at, sum_abs, column)
+    store(at + 1, squares, column)
+    store(at + 2, high, column)
+    store(at + 3, low, column)
+    store(at + 4, bound, column)
+    store(at + 5, largest, column)
+    store(at + 6, count.to(tl.float64), column)

@@ -141,7 +141,7 @@ def _end_run(sums, KIND: tl.constexpr):
 def _add_self(
     sums, x, CODE: tl.constexpr, WANTED: tl.constexpr, SQUARES: tl.constexpr, K: tl.constexpr, RUN: tl.constexpr
 ):
-    """An element of each operand, the Kth of a run, added to its sums [A, THREADS]."""
+    """An element of each operand, the Kth of a run, added to its sums [A, 1, THREADS] or [1, B, THREADS]."""
     size, squares, total, largest = sums
     largest = tl.maximum(largest, tl.abs(x), propagate_nan=NAN_WINS)
     if SQUARES:
@@ -161,9 +161,8 @@ def _add_self(
 
 @triton.jit
 def _add_pairs(sums, x, y, CODE_X: tl.constexpr, CODE_Y: tl.constexpr, K: tl.constexpr, RUN: tl.constexpr):
-    """An element of every x [A, THREADS] and y [B, THREADS] added to the sums of their pairs [A, B, THREADS]."""
+    """An element of every x [A, 1, THREADS] and y [1, B, THREADS] added to their pairs' sums [A, B, THREADS]."""
     size, squares, dot, largest, rest, differing = sums
-    x, y = x[:, None, :], y[None, :, :]
     DOT: tl.constexpr = kind_of_run(CODE_X, CODE_Y, RUN, True)
     dot = _plus_product(dot, x, y, bits_in(CODE_X) + bits_in(CODE_Y), DOT, K == 0)
     EXACT: tl.constexpr = exact_differences(CODE_X, CODE_Y)
@@ -272,10 +271,10 @@ def _close_operands(
     slots, column, sums,
     CODE: tl.constexpr, WANTED: tl.constexpr,
 ):  # fmt: skip
-    """The slots of self sums [A, THREADS] filled; the largest magnitudes [A, 1] and whether they are sound."""
+    """The slots of self sums filled; the largest magnitudes [A, 1] or [1, B] and whether they are sound."""
     size, squares, total, largest = sums
     bits = bits_of(largest.to(tl.float64))
-    most = largest_of(bits[:, None, :])
+    most = largest_of(bits)
     sound = (most <= min(largest_fast(CODE, False), LARGEST)) & ((most >= SMALLEST) | (most == 0))
     if WANTED:
         total, low, lost = _wide(total)
@@ -283,7 +282,7 @@ def _close_operands(
         if exact_elements(CODE):
             bound = tl.zeros(most.shape, tl.float64)
         else:
-            bound = tl.sum(lost, axis=1)[:, None] + self_bound(lanes, "F64")
+            bound = tl.sum(lost, axis=2) + self_bound(lanes, "F64")
         close_self(slots, column, lanes, bound, exact_strip(CODE, None), 1.0)
     return most, sound
 
@@ -327,7 +326,7 @@ def compensated_kernel(
     STEP: tl.constexpr = THREADS * WIDTH
     PARTS: tl.constexpr = parts_of(CODE_X, CODE_Y)
     zero = tl.zeros([A, B, THREADS], tl.float32)
-    none_x, none_y = _none(tl.zeros([A, THREADS], tl.float32)), _none(tl.zeros([B, THREADS], tl.float32))
+    none_x, none_y = _none(tl.zeros([A, 1, THREADS], tl.float32)), _none(tl.zeros([1, B, THREADS], tl.float32))
     xs = none_x, none_x, none_x, none_x[0]
     ys = none_y, none_y, none_y, none_y[0]
     pairs = _none(zero), _none(zero), _none(zero), zero, zero, zero
@@ -349,12 +348,13 @@ def compensated_kernel(
     if PAIRS:
         y_most, y_sound = _close_operands(slots, y_column, ys, CODE_Y, SELF_Y)
         sound = _close_pairs(
-            slots, column, pairs, xs[1], ys[1], x_most, tl.trans(y_most), CODE_X, CODE_Y, WANTED
+            slots, column, pairs, xs[1], ys[1], x_most, y_most, CODE_X, CODE_Y, WANTED
         )  # fmt: skip
-        sound = sound & x_sound & (tl.trans(y_sound.to(tl.int32)) > 0)
+        sound = sound & x_sound & y_sound
         again |= tl.min(tl.ravel(sound.to(tl.int32)), axis=0) == 0
     if again:
-        x_sums, y_sums, pair_sums = no_self(A, CODE_X, False), no_self(B, CODE_Y, False), no_pairs(A, B, False, False)
+        x_sums, y_sums = no_self(A, 1, CODE_X, False), no_self(1, B, CODE_Y, False)
+        pair_sums = no_pairs(A, B, False, False)
         for part in range(tl.cdiv(length, STEP) * PARTS):
             x_sums, y_sums, pair_sums = vector(
                 arena, x_at, y_at, part // PARTS * STEP, part % PARTS, length, 0, 0,

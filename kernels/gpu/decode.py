@@ -58,14 +58,15 @@ def elements(block, dtype, ITEMSIZE: tl.constexpr):
     All threads take one branch; the other ones are code that nobody runs.
 
     Args:
-        block: int32 [A, threads * 4], four words of a thread one behind the other.
+        block: int32 [R, C, threads * 4], four words of a thread one behind the other.
     Returns:
-        A tuple of 16 / ITEMSIZE tensors [A, threads], of float32, or float64 where that is the working type of any.
+        A tuple of 16 / ITEMSIZE tensors [R, C, threads], of float32, or float64 where that is the working type of any.
     """
-    A: tl.constexpr = block.shape[0]
-    THREADS: tl.constexpr = block.shape[1] // 4
+    R: tl.constexpr = block.shape[0]
+    C: tl.constexpr = block.shape[1]
+    THREADS: tl.constexpr = block.shape[2] // 4
     if ITEMSIZE == 8:
-        low, high = tl.split(tl.reshape(block, A, THREADS, 2, 2))
+        low, high = tl.split(tl.reshape(block, R, C, THREADS, 2, 2))
         if dtype == F64:
             values = _wide(low, high, "F64")
         elif dtype == I64:
@@ -75,7 +76,7 @@ def elements(block, dtype, ITEMSIZE: tl.constexpr):
         return tl.split(values)
     elif ITEMSIZE == 4:  # float32 is itself, `constants.ANY`
         values = _narrow(block, "I32", 4) if dtype == I32 else _narrow(block, "U32", 4)
-        return _quarters(tl.reshape(values, A, THREADS, 2, 2))
+        return _quarters(tl.reshape(values, R, C, THREADS, 2, 2))
     elif ITEMSIZE == 2:
         top = tl.join(block << 16, block)
         if dtype == F16:
@@ -86,8 +87,7 @@ def elements(block, dtype, ITEMSIZE: tl.constexpr):
             values = _narrow(top, "I16", 2)
         else:
             values = _narrow(top, "U16", 2)
-        first, second = _halves(tl.reshape(values, A, THREADS, 2, 2, 2))
-        return _quarters(first) + _quarters(second)
+        return _eighths(tl.reshape(values, R, C, THREADS, 2, 2, 2))
     else:
         top = tl.join(tl.join(block << 24, block << 8), tl.join(block << 16, block))  # bytes 0, 1 and 2, 3 of a word
         if dtype == U8:
@@ -106,24 +106,21 @@ def elements(block, dtype, ITEMSIZE: tl.constexpr):
             values = _narrow(top, "F8_E5M2FNUZ", 1)
         else:
             values = _narrow(top, "F8_E8M0", 1)
-        first, second = _halves(tl.reshape(values, A, THREADS, 2, 2, 2, 2))
-        a, b = _halves(first)
-        c, d = _halves(second)
-        return _quarters(a) + _quarters(b) + _quarters(c) + _quarters(d)
+        values = tl.reshape(values, R, C, THREADS, 2, 2, 2, 2)
+        first, second = tl.split(tl.permute(values, 0, 1, 2, 4, 5, 6, 3))
+        return _eighths(first) + _eighths(second)
 
 
 @triton.jit
-def _halves(values):
-    """[A, threads, 2, ...] -> those of the first and of the second of its third axis, [A, threads, ...] each."""
-    if len(values.shape) == 5:
-        return tl.split(tl.permute(values, 0, 1, 3, 4, 2))
-    else:
-        return tl.split(tl.permute(values, 0, 1, 3, 4, 5, 2))
+def _eighths(values):
+    """[R, C, threads, 2, 2, 2] -> the eight [R, C, threads] of the last three axes, in order."""
+    first, second = tl.split(tl.permute(values, 0, 1, 2, 4, 5, 3))
+    return _quarters(first) + _quarters(second)
 
 
 @triton.jit
 def _quarters(values):
-    """[A, threads, 2, 2] -> the four [A, threads] of the last two axes, in order."""
+    """[R, C, threads, 2, 2] -> the four [R, C, threads] of the last two axes, in order."""
     even, odd = tl.split(values)
     first, third = tl.split(even)
     second, fourth = tl.split(odd)

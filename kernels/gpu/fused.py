@@ -6,10 +6,10 @@ A program walks one strip (32,768 elements of a chunk, or all of it where Î£x, Î
 `dtypes.strip_of`) of the operands of one cell: A operands x and B operands y of one dtype each, a pair, a base and four
 others, or a square; or the kernel is told at run time which dtypes of their sizes they have. A thread loads 16 bytes of
 every operand at a time and owns one lane of every sum; the lanes are added at the end and the strip's sums go to its
-own slots. Shapes: operands are [A, THREADS] and [B, THREADS], pairs [A, B, THREADS]. Accumulators are float64, one a
-lane, and a lane's sum is over 256 elements in the order of memory: its rounding error is below 256 units of 2**-53, and
-a pair's or an operand's sums are the same bits whatever else the cell holds. A multiplication is fused with an addition
-where `fma` stands and nowhere else: the launcher switches contraction off.
+own slots. Shapes: operands are [A, 1, THREADS] and [1, B, THREADS], pairs [A, B, THREADS]. Accumulators are float64,
+one a lane, and a lane's sum is over 256 elements in the order of memory: its rounding error is below 256 units of
+2**-53, and a pair's or an operand's sums are the same bits whatever else the cell holds. A multiplication is fused with
+an addition where `fma` stands and nowhere else: the launcher switches contraction off.
 
 The strip is walked fast, and once more with care if anything is in doubt after that; the second-level cache still has
 it then. Where the GPU can, F8_E4M3 beside itself is walked as `packed` says, and F8_E5M2 if the first step's magnitudes
@@ -88,8 +88,8 @@ def _exact_dots_by_squares(
     y_largest, y_smallest = ends(ys)
     x_squares = xs[1] if SELF_X else LANE * x_largest * x_largest
     y_squares = ys[1] if SELF_Y else LANE * y_largest * y_largest
-    unit = x_smallest[:, None, :] * y_smallest[None, :, :] * 2.0 ** (53 - BITS)
-    return ~(1.001 * x_squares[:, None, :] * y_squares[None, :, :] > unit * unit)
+    unit = x_smallest * y_smallest * 2.0 ** (53 - BITS)
+    return ~(1.001 * x_squares * y_squares > unit * unit)
 
 
 @triton.jit
@@ -106,16 +106,15 @@ def _in_doubt(
         MIXED: the lanes of pairs are not those of both operands.
     """
     x_largest, x_smallest = ends(xs)
-    x_sound = x_largest <= largest_fast(CODE_X, SCALED)  # [A, THREADS], False for NaN
+    sound = x_largest <= largest_fast(CODE_X, SCALED)  # [A, 1, THREADS], False for NaN
     if SELF_X and bits_in(CODE_X) <= 24:
-        x_sound &= exact_self(xs, CODE_X)
-    sound = x_sound[:, None, :]
+        sound &= exact_self(xs, CODE_X)
     if PAIRS:
         y_largest, y_smallest = ends(ys)
         y_sound = y_largest <= largest_fast(CODE_Y, SCALED)
         if SELF_Y and bits_in(CODE_Y) <= 24:
             y_sound &= exact_self(ys, CODE_Y)
-        sound = sound & y_sound[None, :, :]  # [A, B, THREADS]
+        sound = sound & y_sound  # [A, B, THREADS]
         if plain_products(CODE_X, CODE_Y) and DOT & WANTED:
             if MIXED:
                 good = exact_dots(of_strip(xs), of_strip(ys), CODE_X, CODE_Y)
@@ -129,7 +128,7 @@ def _in_doubt(
                 x_smallest, y_smallest = ends(of_strip(xs))[1], ends(of_strip(ys))[1]
             EXACT_UP_TO: tl.constexpr = differences_up_to(CODE_X, CODE_Y, PACKED)
             wide = largest.to(tl.float64)
-            least = tl.minimum(x_smallest[:, None, :], y_smallest[None, :, :])
+            least = tl.minimum(x_smallest, y_smallest)
             most = tl.max(bits_of(wide), axis=2, keep_dims=True)
             sound &= (bits_of(wide) != most) | (wide <= EXACT_UP_TO * least)
     return tl.min(tl.ravel(sound.to(tl.int32)), axis=0) == 0
@@ -147,7 +146,7 @@ def _walk(
     HALVES_Y: tl.constexpr = halves_in(CODE_Y) if PACKED else ""
     BESIDE: tl.constexpr = HALVES_X != "" and HALVES_X == HALVES_Y and size_of(CODE_X) == size_of(CODE_Y)
     SHORT: tl.constexpr = bits_in(CODE_X) + bits_in(CODE_Y) <= 16
-    xs, ys = no_self(A, CODE_X, HALVES_X != ""), no_self(B, CODE_Y, HALVES_Y != "")
+    xs, ys = no_self(A, 1, CODE_X, HALVES_X != ""), no_self(1, B, CODE_Y, HALVES_Y != "")
     pairs = no_pairs(A, B, SHORT, BESIDE)
     for step in tl.range(0, steps, num_stages=STAGES, loop_unroll_factor=UNROLL):
         xs, ys, pairs = vector(
@@ -219,7 +218,7 @@ def tile_kernel(
         plain = pairs[2] if plain_products(CODE_X, CODE_Y) else pairs[6]
         pairs = pairs[0], pairs[1], pairs[2], pairs[3], bits_of(pairs[4].to(tl.float64)), pairs[5], plain
     if again:
-        xs, ys, pairs = no_self(A, CODE_X, False), no_self(B, CODE_Y, False), no_pairs(A, B, False, False)
+        xs, ys, pairs = no_self(A, 1, CODE_X, False), no_self(1, B, CODE_Y, False), no_pairs(A, B, False, False)
         whole = 0
     PARTS: tl.constexpr = parts_of(CODE_X, CODE_Y)  # few elements at a time: more would take the registers
     for part in range(whole * PARTS, tl.cdiv(length, STEP) * PARTS):

@@ -1,6 +1,7 @@
 """Where a program's strip lies, and 16 bytes of every operand at a time from there: as words, and as elements.
 
-A thread loads 16 bytes of every operand at a time. Shapes: operands are [A, THREADS] and [B, THREADS]. Where a GPU
+A thread loads 16 bytes of every operand at a time. Operands x are [A, 1, THREADS] and y are [1, B, THREADS] from the
+load on, so nothing has to be given another shape for a pair. Below, R and C are these A and 1, or 1 and B. Where a GPU
 computes with two halves of a word, F8_E4M3 and F8_E5M2 are decoded to float16, two at a time (`in_halves`).
 """
 
@@ -13,6 +14,7 @@ from . import constants
 from .decode import element, elements, half
 from .dtypes import is_any, scale_of, size_of, strip_of
 from .halves import halves_of
+from .single import loaded
 
 __all__ = ["begin_of", "beside", "block_of", "columns_of", "in_halves", "place", "unpacked", "value", "words"]
 
@@ -29,7 +31,7 @@ def place(
     """Where this program's strip lies.
 
     Returns:
-        elements of the strip; the words at which it begins in each operand, [A] and [B] int64; its slots; its cell.
+        elements of the strip; the words at which it begins in each, [A, 1] and [1, B] int64; its slots; its cell.
     """
     program = tl.program_id(0)
     cell = cells + (program % cell_count) * (2 * (A + B) + A * B)
@@ -39,20 +41,20 @@ def place(
     STRIP: tl.constexpr = strip_of(CODE_X, CODE_Y)
     length = tl.maximum(tl.minimum(tl.load(item + 1) - strip * STRIP, STRIP), 0).to(tl.int32)
     a, b = tl.arange(0, A), tl.arange(0, B)
-    x_at = tl.load(item + 2 + tl.load(cell + a)) * 4 + strip * (STRIP * size_of(CODE_X) // 4)
-    y_at = tl.load(item + 2 + tl.load(cell + A + b)) * 4 + strip * (STRIP * size_of(CODE_Y) // 4)
+    x_at = loaded(item + 2 + loaded(cell + a)) * 4 + strip * (STRIP * size_of(CODE_X) // 4)
+    y_at = loaded(item + 2 + loaded(cell + A + b)) * 4 + strip * (STRIP * size_of(CODE_Y) // 4)
     slots += (tl.load(item) * STRIPS + strip) * columns * SLOTS
-    return length, x_at, y_at, slots, cell
+    return length, x_at[:, None], y_at[None, :], slots, cell
 
 
 @triton.jit
 def columns_of(cell, A: tl.constexpr, B: tl.constexpr):
-    """The columns of slots for the sums of the operands, [A, 1] and [B, 1], and of the pairs, [A, B]."""
+    """The columns of slots for the sums of the operands, [A, 1] and [1, B], and of the pairs, [A, B]."""
     a, b = tl.arange(0, A), tl.arange(0, B)
     return (
-        tl.load(cell + A + B + a)[:, None],
-        tl.load(cell + 2 * A + B + b)[:, None],
-        tl.load(cell + 2 * (A + B) + a[:, None] * B + b[None, :]),
+        loaded(cell + A + B + a)[:, None],
+        loaded(cell + 2 * A + B + b)[None, :],
+        loaded(cell + 2 * (A + B) + a[:, None] * B + b[None, :]),
     )
 
 
@@ -76,9 +78,9 @@ def begin_of(start, part, k, OWN: tl.constexpr, WIDTH: tl.constexpr, PARTS: tl.c
 
 @triton.jit
 def block_of(arena, at, begin, length, OWN: tl.constexpr, ITEMSIZE: tl.constexpr, MASKED: tl.constexpr):
-    """int32 [A, THREADS * 4]: 16 bytes a thread of each operand, from element `begin` of the strip on, OWN apart.
+    """int32 [R, C, THREADS * 4]: 16 bytes a thread of each operand, from element `begin` of the strip on, OWN apart.
 
-    Words are one axis, along which the threads of a warp come to lie. Had they a third one of their own, Triton 3.6
+    Words are one axis, along which the threads of a warp come to lie. Had they a fourth one of their own, Triton 3.6
     would give each of four operands eight threads of a warp: operands would go through shared memory to their pairs,
     and `halves.added_up` would add up what is not of one sum.
 
@@ -87,11 +89,11 @@ def block_of(arena, at, begin, length, OWN: tl.constexpr, ITEMSIZE: tl.constexpr
     number = tl.arange(0, THREADS * 4)
     first = begin + number // 4 * OWN
     word = first * ITEMSIZE // 4 + number % 4
-    places = arena + (at[:, None] + word[None, :])
+    places = arena + (at[:, :, None] + word[None, None, :])
     if MASKED:  # an operand's last word may hold bytes behind its end, which belong to the arena
-        block = tl.load(places, mask=word[None, :] < (length * ITEMSIZE + 3) // 4, other=0)
+        block = tl.load(places, mask=word[None, None, :] < (length * ITEMSIZE + 3) // 4, other=0)
         if ITEMSIZE < 4:
-            block >>= (first * ITEMSIZE % 4 * 8)[None, :]
+            block >>= (first * ITEMSIZE % 4 * 8)[None, None, :]
         return block
     else:
         return tl.load(places)
@@ -99,8 +101,8 @@ def block_of(arena, at, begin, length, OWN: tl.constexpr, ITEMSIZE: tl.constexpr
 
 @triton.jit
 def words(block):
-    """A block as four int32 [A, THREADS]."""
-    even, odd = tl.split(tl.reshape(block, block.shape[0], THREADS, 2, 2))
+    """A block as four int32 [R, C, THREADS]."""
+    even, odd = tl.split(tl.reshape(block, block.shape[0], block.shape[1], THREADS, 2, 2))
     w0, w2 = tl.split(even)
     w1, w3 = tl.split(odd)
     return w0, w1, w2, w3
@@ -113,13 +115,14 @@ def turned(block, RATIO: tl.constexpr):
     Those loads bring one run of elements after the other, so each thread wants 1 / RATIO of 16 bytes of each of RATIO
     runs. It goes through shared memory.
     """
-    A: tl.constexpr = block.shape[0]
+    R: tl.constexpr = block.shape[0]
+    C: tl.constexpr = block.shape[1]
     if RATIO <= 4:
-        runs = tl.permute(tl.reshape(block, A, RATIO, THREADS, 4 // RATIO), 0, 2, 1, 3)
-        return tl.reshape(runs, A, THREADS * 4)
+        runs = tl.permute(tl.reshape(block, R, C, RATIO, THREADS, 4 // RATIO), 0, 1, 3, 2, 4)
+        return tl.reshape(runs, R, C, THREADS * 4)
     else:  # two bytes of eight runs
-        runs = tl.reshape(tl.join(block & 0xFFFF, block >> 16), A, RATIO, THREADS)
-        low, high = tl.split(tl.reshape(tl.permute(runs, 0, 2, 1), A, THREADS * 4, 2))
+        runs = tl.reshape(tl.join(block & 0xFFFF, block >> 16), R, C, RATIO, THREADS)
+        low, high = tl.split(tl.reshape(tl.permute(runs, 0, 1, 3, 2), R, C, THREADS * 4, 2))
         return (low & 0xFFFF) | (high << 16)
 
 
@@ -144,7 +147,7 @@ def value(
     OWN: tl.constexpr, K: tl.constexpr, CODE: tl.constexpr,
     SCALED: tl.constexpr, MASKED: tl.constexpr, CAREFUL: tl.constexpr, HALVES: tl.constexpr,
 ):  # fmt: skip
-    """Element K of 16 bytes as working type [A, THREADS], in units of `scale_of` the dtype where SCALED.
+    """Element K of 16 bytes as working type [R, C, THREADS], in units of `scale_of` the dtype where SCALED.
 
     begin, OWN: as for `block_of`. MASKED: elements behind the end are 0. CAREFUL: NaN of F8_E4M3 is read as NaN.
     HALVES: words are `in_halves`. Of a dtype that is told at run time words are `unpacked`.
@@ -156,7 +159,7 @@ def value(
         x *= scale_of(CODE)
     if MASKED:
         first = begin + tl.arange(0, THREADS) * OWN
-        x = tl.where((first + K < length)[None, :], x, 0.0)
+        x = tl.where((first + K < length)[None, None, :], x, 0.0)
     if CAREFUL and SCALED:
         x *= 1.0 / scale_of(CODE)
     return x

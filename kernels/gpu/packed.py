@@ -30,10 +30,10 @@ WIDTH = tl.constexpr(constants.VECTOR_BYTES)  # elements of a load
 
 
 @triton.jit
-def _no_self(ROWS: tl.constexpr):
+def _no_self(R: tl.constexpr, C: tl.constexpr):
     """Self sums of nothing: Σ|x|, Σx², Σx, max|x|; int32 in units of the dtype, but for Σx², and a word of float16."""
-    none = tl.zeros([ROWS, THREADS], tl.int32)
-    return none, tl.zeros([ROWS, THREADS], tl.float64), none, none
+    none = tl.zeros([R, C, THREADS], tl.int32)
+    return none, tl.zeros([R, C, THREADS], tl.float64), none, none
 
 
 @triton.jit
@@ -51,7 +51,7 @@ def _elements(arena, at, start, CODE: tl.constexpr):
 
 @triton.jit
 def _add_self(sums, x, LOG2_UNIT: tl.constexpr, WANTED: tl.constexpr):
-    """16 elements of each operand added to its sums [A, THREADS]; Σ|x| only where WANTED."""
+    """16 elements of each operand added to its sums [A, 1, THREADS] or [1, B, THREADS]; Σ|x| only where WANTED."""
     sum_abs, squares, total, largest = sums
     ones = pattern(total.shape)
     total = added_up(total, x, ones, LOG2_UNIT)
@@ -72,8 +72,8 @@ def _compared(x, y, total):
     """Eight words of float16 in the shape of a total: the larger of every x and y, and 1 where they differ."""
     both, apart = (), ()
     for k in tl.static_range(8):
-        x_word = tl.broadcast_to(x[k][:, None, :], total.shape)
-        y_word = tl.broadcast_to(y[k][None, :, :], total.shape)
+        x_word = tl.broadcast_to(x[k], total.shape)
+        y_word = tl.broadcast_to(y[k], total.shape)
         both += (larger(x_word, y_word),)
         apart += (differ(x_word, y_word),)
     return both, apart
@@ -81,14 +81,14 @@ def _compared(x, y, total):
 
 @triton.jit
 def _add_pairs(sums, x, y, LOG2_UNIT: tl.constexpr):
-    """16 elements of every x [A, THREADS] and y [B, THREADS] added to the sums of their pairs [A, B, THREADS]."""
+    """16 elements of every x [A, 1, THREADS] and y [1, B, THREADS] added to their pairs' sums [A, B, THREADS]."""
     total, dot, largest, differing = sums
     ones = pattern(total.shape)
     both, apart = _compared(x, y, total)
     total = added_up(total, both, ones, LOG2_UNIT)
     differing = added_up(differing, apart, ones, LOG2_UNIT)
     for k in tl.static_range(16):
-        x_wide, y_wide = wide(x[k // 2], k % 2 == 1)[:, None, :], wide(y[k // 2], k % 2 == 1)[None, :, :]
+        x_wide, y_wide = wide(x[k // 2], k % 2 == 1), wide(y[k // 2], k % 2 == 1)
         dot = tl.fma(x_wide, y_wide, dot)
         largest = larger_magnitude(largest, upper_half(x_wide - y_wide))
     return total, dot, largest, differing
@@ -132,10 +132,10 @@ def _unpacked_pairs(sums, xs, ys, steps, CODE: tl.constexpr):
     UNIT: tl.constexpr = 2.0 ** log2_unit(CODE)
     total, dot, largest, differing = sums
     none = tl.zeros(dot.shape, tl.float64)
-    sum_abs = 2 * total - (xs[2][:, None, :] + ys[2][None, :, :])  # as many offsets are taken away as there are
+    sum_abs = 2 * total - (xs[2] + ys[2])  # as many offsets are taken away as there are
     squares = none
     if not derives_squares(CODE, CODE):  # of a strip: lanes have it then
-        squares = xs[1][:, None, :] + ys[1][None, :, :] - 2 * dot
+        squares = xs[1] + ys[1] - 2 * dot
     return (
         sum_abs.to(tl.float64) * UNIT,
         squares,
@@ -154,7 +154,7 @@ def packed_walk(
     PAIRS: tl.constexpr, STAGES: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
     """The sums of so many steps, as they are after `walk`; the smallest magnitude, of no use here, is infinity."""
-    xs, ys, pairs = _no_self(A), _no_self(B), _no_pairs(A, B)
+    xs, ys, pairs = _no_self(A, 1), _no_self(1, B), _no_pairs(A, B)
     for step in tl.range(0, steps, num_stages=STAGES, loop_unroll_factor=UNROLL):
         xs, ys, pairs = _step(
             arena, x_at, y_at, step * (THREADS * WIDTH), xs, ys, pairs, CODE, SELF_X, SELF_Y, PAIRS

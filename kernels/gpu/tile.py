@@ -114,9 +114,11 @@ def options() -> dict[str, Any]:
 # Registers a thread of pairs that would spill otherwise, on some kind of GPU, by what the kernel is compiled for.
 _REGISTERS = {
     ("F16", "F16", (4, 1)): 255,
+    ("F8_E4M3", "BF16", (2, 1)): 255,
     ("F32", "ANY8", (1, 1)): 168,
     ("ANY32", "ANY8", (1, 1)): 168,
     ("ANY64", "ANY8", (1, 1)): 168,
+    ("ANY16", "ANY8", (1, 1)): 168,
 }
 
 
@@ -149,12 +151,14 @@ def _registers(launch: Launch, compensated: bool, whole: bool, arch: int) -> int
         return registers
     if operands == 2:
         return 128
-    if launch.x != launch.y:
+    if launch.x != launch.y or launch.formats[0] != launch.x:
         return 168
     if operands == 3:
         return 128
     if launch.x == "F8_E5M2" and not whole:
         return 255
+    if not whole and arch < 90 and DECODERS[launch.x].itemsize > 1:
+        return 128
     if launch.self_x and launch.self_y:
         return 255 if launch.x == "F16" else None
     if launch.shape == (4, 1):

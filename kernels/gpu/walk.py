@@ -2,7 +2,7 @@
 
     selfs: Σ|x|, Σx², Σx, max|x|, #nonfinite          pairs: Σ|x-y|, Σ(x-y)², Σxy, max|x-y|, #(x ≠ y)
 
-A thread owns one lane of every sum. Shapes: operands are [A, THREADS] and [B, THREADS], pairs [A, B, THREADS].
+A thread owns one lane of every sum. Shapes: operands are [A, 1, THREADS] and [1, B, THREADS], pairs [A, B, THREADS].
 Accumulators are float64, one a lane, and a lane's sum is over 256 elements in the order of memory: its rounding error
 is below 256 units of 2**-53. The walk with care carries the rounding errors of Σx and Σxy along (two-sums), counts what
 is not finite, takes every maximum in float64, and masks what is behind the end.
@@ -65,7 +65,7 @@ def _add_self(
     sums, x,
     BITS: tl.constexpr, WANTED: tl.constexpr, SQUARES: tl.constexpr, LEAST: tl.constexpr, CAREFUL: tl.constexpr,
 ):  # fmt: skip
-    """An element of each operand added to its sums [A, THREADS]."""
+    """An element of each operand added to its sums [A, 1, THREADS] or [1, B, THREADS]."""
     sum_abs, squares, total, low, largest, smallest, nonfinite = sums
     wide = x.to(tl.float64)
     if largest.dtype == tl.float32:
@@ -92,25 +92,24 @@ def _add_pairs(
     sums, run, x, y,
     BITS: tl.constexpr, EXACT: tl.constexpr, DERIVED: tl.constexpr, UPPER: tl.constexpr, CAREFUL: tl.constexpr,
 ):  # fmt: skip
-    """An element of every x [A, THREADS] and y [B, THREADS] added to the sums of their pairs [A, B, THREADS].
+    """An element of every x [A, 1, THREADS] and y [1, B, THREADS] added to the sums of their pairs [A, B, THREADS].
 
     DERIVED: Σd² follows from other sums, and Σ|d| is added to a run in float32, which is exact. UPPER: the maximum is
     of the upper halves of float64.
     """
     sum_abs, squares, dot, low, largest, differing, plain = sums
     if (largest.dtype == tl.float32 and not UPPER) or (DERIVED and not CAREFUL):
-        short = tl.abs(x[:, None, :] - y[None, :, :])
+        short = tl.abs(x - y)
         if largest.dtype == tl.float32:
             largest = tl.maximum(largest, short, propagate_nan=NAN_WINS)
     # Counted in float32: a comparison makes 1.0 in one instruction, and a number that can be added in three otherwise.
     if differing.dtype == tl.int32:
         pass  # counted by `_add_differing`
     elif CAREFUL or x.dtype != y.dtype:  # infinity equals itself
-        differing += tl.where(x.to(tl.float64)[:, None, :] != y.to(tl.float64)[None, :, :], 1.0, 0.0)
+        differing += tl.where(x.to(tl.float64) != y.to(tl.float64), 1.0, 0.0)
     else:
-        differing += tl.where(x[:, None, :] - y[None, :, :] != 0.0, 1.0, 0.0)
-    x = x.to(tl.float64)[:, None, :]
-    y = y.to(tl.float64)[None, :, :]
+        differing += tl.where(x - y != 0.0, 1.0, 0.0)
+    x, y = x.to(tl.float64), y.to(tl.float64)
     d = x - y
     if UPPER:
         largest = larger_magnitude(largest, upper_half(d))
@@ -150,8 +149,8 @@ def _add_differing(sums, x, y, HALVES: tl.constexpr):
     sum_abs, squares, dot, low, largest, differing, plain = sums
     if differing.dtype == tl.int32:
         for k in tl.static_range(len(x)):
-            x_word = tl.broadcast_to(x[k][:, None, :], differing.shape)
-            y_word = tl.broadcast_to(y[k][None, :, :], differing.shape)
+            x_word = tl.broadcast_to(x[k], differing.shape)
+            y_word = tl.broadcast_to(y[k], differing.shape)
             differing = count_differing(differing, x_word, y_word, HALVES)
     return sum_abs, squares, dot, low, largest, differing, plain
 
@@ -232,15 +231,15 @@ def vector(
 
 
 @triton.jit
-def no_self(ROWS: tl.constexpr, CODE: tl.constexpr, WORDS: tl.constexpr):
-    """Self sums of nothing. WORDS: the ends are words of two."""
-    zero = tl.zeros([ROWS, THREADS], tl.float64)
-    nonfinite = tl.zeros([ROWS, THREADS], tl.int32)
+def no_self(R: tl.constexpr, C: tl.constexpr, CODE: tl.constexpr, WORDS: tl.constexpr):
+    """Self sums [R, C, THREADS] of nothing. WORDS: the ends are words of two."""
+    zero = tl.zeros([R, C, THREADS], tl.float64)
+    nonfinite = tl.zeros([R, C, THREADS], tl.int32)
     if WORDS:
         return zero, zero, zero, zero, nonfinite, nonfinite - 1, nonfinite
     else:
-        largest = tl.zeros([ROWS, THREADS], tl.float32 if bits_in(CODE) <= 24 else tl.int64)
-        return zero, zero, zero, zero, largest, tl.full([ROWS, THREADS], 0xFFFFFFFF, tl.uint32), nonfinite
+        largest = tl.zeros([R, C, THREADS], tl.float32 if bits_in(CODE) <= 24 else tl.int64)
+        return zero, zero, zero, zero, largest, tl.full([R, C, THREADS], 0xFFFFFFFF, tl.uint32), nonfinite
 
 
 @triton.jit
