@@ -115,6 +115,7 @@ def test_what_the_dead_left_is_taken_away_and_the_work_of_the_living_is_not(path
 
 INTERRUPTED = """
 import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has jobs in the background ignore it
 left = int(sys.argv.pop(1))
 real = os.replace
 def replace(*names):

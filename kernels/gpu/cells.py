@@ -3,7 +3,8 @@
 A cell is what one program holds: A operands x, B operands y, and the pairs between them that are wanted. All x have one
 dtype, and all y. Three kinds serve everything: a base (B = 1) with up to four others of its dtype or two of another, so
 that the base is loaded once for them; squares of 2 x 2 operands for any other list of pairs, so that a load serves two
-pairs (sums of 4 x 2 would spill registers); an operand alone. A launch has cells of one kind and runs over all items.
+pairs (sums of 4 x 2 would spill registers); an operand alone, where no cell takes its self sums. A launch has cells of
+one kind and runs over all items.
 
 Each kind is a kernel for each dtype, and a kernel takes seconds to compile. So those of the 18 dtypes that weights
 seldom have share kernels with all dtypes of their size, which are told at run time what they are (`decode.elements`),
@@ -14,7 +15,6 @@ are two others of a base, or single pairs where these two are not of one size.
 from __future__ import annotations
 
 import itertools
-import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -27,14 +27,9 @@ __all__ = ["Launch", "launches"]
 
 _SIDE = 4  # others of a base: five loads for four pairs
 
-# Which self sums cells of pairs take, of x and of y, by their shape: the first that has all that are wanted of a cell.
-# Each is a kernel to compile. What is missing here is wanted of a cell or two of a tile, or of two dtypes.
-_SELF_SUMS = {
-    (1, 1): [(True, True)],
-    (2, 1): [(True, True)],
-    (4, 1): [(True, False), (True, True)],
-    (2, 2): [(False, False), (True, True)],
-}
+# Whose self sums cells of pairs take, by their shape. Each choice would be one more kernel to compile, for what one
+# cell in many has to take: a base of more than two others, and operands of squares, are read alone for theirs.
+_SELF_SUMS = {(1, 1): (True, True), (2, 1): (True, True), (4, 1): (True, False), (2, 2): (False, False)}
 
 _OWN = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "I8")  # have kernels that know them when they are compiled
 _BESIDE = ("F32", "F16", "BF16", "F8_E4M3")  # ... beside each other too
@@ -152,11 +147,8 @@ class _Plan:
             return
         # Where a pair is summed otherwise than its operands alone, their self sums would be other bits.
         same_sums = self.float64 or DECODERS[x].wide == DECODERS[y].wide
-        self_x = self._claimed(xs, a, layer is None or same_sums)
-        self_y = self._claimed(ys, b, layer is not None and same_sums)
-        takes = max(self_x) >= 0, max(self_y) >= 0
-        if layer is not None and same_sums:
-            takes = next(each for each in _SELF_SUMS[a, b] if all(map(operator.ge, each, takes)))
+        takes = (True, False) if layer is None else _SELF_SUMS[a, b] if same_sums else (False, False)
+        self_x, self_y = self._claimed(xs, a, takes[0]), self._claimed(ys, b, takes[1])
         kind = (x, y, *takes, layer is not None, a, b)
         operands = xs + xs[:1] * (a - len(xs)) + ys + ys[:1] * (b - len(ys))
         self.kinds.setdefault(kind, []).append([*operands, *self_x, *self_y, *between.ravel().tolist()])

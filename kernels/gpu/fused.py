@@ -13,7 +13,8 @@ an addition where `fma` stands and nowhere else: the launcher switches contracti
 
 The strip is walked fast, and once more with care if anything is in doubt after that; the second-level cache still has
 it then. Where the GPU can, F8_E4M3 beside itself is walked as `packed` says, and F8_E5M2 if the first step's magnitudes
-have room there; if a later one's have not, or the end of the strip is a piece of a step, it is walked as the others.
+have room there. If all have, nothing is in doubt, and the strip is closed at once; if a later one's have not, or the
+end of the strip is a piece of a step, it is walked as the others.
 
 The walk with care carries the rounding errors of Σx and Σxy along (two-sums), counts what is not finite, and takes
 every maximum in float64. The end of a strip, where loads have masks, is always walked so. In doubt are
@@ -141,7 +142,9 @@ def _walk(
     CODE_X: tl.constexpr, SELF_X: tl.constexpr, CODE_Y: tl.constexpr, SELF_Y: tl.constexpr, PAIRS: tl.constexpr,
     WIDTH: tl.constexpr, STAGES: tl.constexpr, UNROLL: tl.constexpr, SCALED: tl.constexpr, PACKED: tl.constexpr,
 ):  # fmt: skip
-    """The sums of so many steps by `walk`, fast."""
+    """The sums of so many steps, fast: by `walk`, or by `packed` where that has room for all there is."""
+    if PACKED and fixed_point(CODE_X, CODE_Y) and always_fixed(CODE_X):
+        return packed_walk(arena, x_at, y_at, steps, A, B, CODE_X, SELF_X, SELF_Y, PAIRS, STAGES, UNROLL)
     HALVES_X: tl.constexpr = halves_in(CODE_X) if PACKED else ""
     HALVES_Y: tl.constexpr = halves_in(CODE_Y) if PACKED else ""
     BESIDE: tl.constexpr = HALVES_X != "" and HALVES_X == HALVES_Y and size_of(CODE_X) == size_of(CODE_Y)
@@ -155,6 +158,77 @@ def _walk(
         )  # fmt: skip
     pairs = single_pairs(pairs, HALVES_X, upper_differences(CODE_X, CODE_Y, PACKED))
     return single_self(xs, HALVES_X), single_self(ys, HALVES_Y), pairs
+
+
+@triton.jit
+def _close(
+    slots, cell, xs, ys, pairs,
+    A: tl.constexpr, B: tl.constexpr,
+    CODE_X: tl.constexpr, SELF_X: tl.constexpr, CODE_Y: tl.constexpr, SELF_Y: tl.constexpr, PAIRS: tl.constexpr,
+    SCALED: tl.constexpr, FITTED: tl.constexpr, WANTED: tl.constexpr,
+):  # fmt: skip
+    """The sums of a strip stored. FITTED: `packed` had room for all of it, so no lane rounds, and no Σx of a strip."""
+    SCALE: tl.constexpr = scale_of(CODE_X) if SCALED else 1.0
+    x_column, y_column, column = columns_of(cell, A, B)
+    if SELF_X:
+        bound = tl.zeros(x_column.shape, tl.float64) if FITTED else self_bound(xs, CODE_X)
+        close_self(slots, x_column, xs, bound, FITTED or exact_strip(CODE_X, None), SCALE)
+    if SELF_Y:
+        bound = tl.zeros(y_column.shape, tl.float64) if FITTED else self_bound(ys, CODE_Y)
+        close_self(slots, y_column, ys, bound, FITTED or exact_strip(CODE_Y, None), SCALE)
+    if PAIRS:
+        if FITTED:
+            sums, bound = pairs[:6], tl.zeros(column.shape, tl.float64)
+        else:
+            sums, bound = settled(xs, ys, pairs, CODE_X, CODE_Y, size_of(CODE_X) != size_of(CODE_Y), SCALE)
+        close_pairs(
+            slots, column, sums, xs[1], ys[1], bound,
+            exact_strip(CODE_X, CODE_Y), derives_squares(CODE_X, CODE_Y), SCALE, WANTED,
+        )  # fmt: skip
+
+
+@triton.jit
+def _as_with_care(pairs, CODE_X: tl.constexpr, CODE_Y: tl.constexpr):
+    """Pair sums of a fast walk as the walk with care has them: the maximum as bits of a float64, and a plain Σxy."""
+    sum_abs, squares, dot, low, largest, differing, plain = pairs
+    if largest.dtype == tl.float32:
+        if plain_products(CODE_X, CODE_Y):
+            plain = dot
+        return sum_abs, squares, dot, low, bits_of(largest.to(tl.float64)), differing, plain
+    else:
+        return pairs
+
+
+@triton.jit
+def _walk_and_close(
+    arena, x_at, y_at, length, slots, cell, x_dtype, y_dtype,
+    A: tl.constexpr, B: tl.constexpr,
+    CODE_X: tl.constexpr, SELF_X: tl.constexpr, CODE_Y: tl.constexpr, SELF_Y: tl.constexpr, PAIRS: tl.constexpr,
+    STAGES: tl.constexpr, UNROLL: tl.constexpr, SCALED: tl.constexpr, PACKED: tl.constexpr, WANTED: tl.constexpr,
+):  # fmt: skip
+    """The strip walked fast, its end with care, or all of it where something is in doubt; and its sums stored."""
+    WIDTH: tl.constexpr = 16 // min(size_of(CODE_X), size_of(CODE_Y))
+    STEP: tl.constexpr = THREADS * WIDTH
+    whole = length // STEP
+    xs, ys, pairs = _walk(
+        arena, x_at, y_at, whole, length, x_dtype, y_dtype,
+        A, B, CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, WIDTH, STAGES, UNROLL, SCALED, PACKED,
+    )  # fmt: skip
+    again = _in_doubt(
+        xs, ys, pairs, whole * STEP == length, CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, SCALED,
+        size_of(CODE_X) != size_of(CODE_Y), PACKED, WANTED,
+    )  # fmt: skip
+    pairs = _as_with_care(pairs, CODE_X, CODE_Y)
+    if again:
+        xs, ys, pairs = no_self(A, 1, CODE_X, False), no_self(1, B, CODE_Y, False), no_pairs(A, B, False, False)
+        whole = 0
+    PARTS: tl.constexpr = parts_of(CODE_X, CODE_Y)  # few elements at a time: more would take the registers
+    for part in range(whole * PARTS, tl.cdiv(length, STEP) * PARTS):
+        xs, ys, pairs = vector(
+            arena, x_at, y_at, part // PARTS * STEP, part % PARTS, length, x_dtype, y_dtype, xs, ys, pairs,
+            CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, WIDTH, PARTS, SCALED, False, True,
+        )  # fmt: skip
+    _close(slots, cell, xs, ys, pairs, A, B, CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, SCALED, False, WANTED)
 
 
 # A compilation takes seconds: one serves all numbers.
@@ -183,59 +257,30 @@ def tile_kernel(
     length, x_at, y_at, slots, cell = place(
         items, cells, slots, operands, cell_count, log2_strips, columns, A, B, CODE_X, CODE_Y
     )
-    WIDTH: tl.constexpr = 16 // min(size_of(CODE_X), size_of(CODE_Y))
-    STEP: tl.constexpr = THREADS * WIDTH
-    FIXED: tl.constexpr = PACKED and fixed_point(CODE_X, CODE_Y)
     SCALED: tl.constexpr = CODE_X == CODE_Y and not (PACKED and always_fixed(CODE_X))
-    whole = length // STEP
-    if FIXED and always_fixed(CODE_X):
-        xs, ys, pairs = packed_walk(arena, x_at, y_at, whole, A, B, CODE_X, SELF_X, SELF_Y, PAIRS, STAGES, UNROLL)
-    elif FIXED:
-        steps = 0
-        if whole > 0 and whole * STEP == length:
+    if PACKED and fixed_point(CODE_X, CODE_Y) and not always_fixed(CODE_X):
+        STEP: tl.constexpr = THREADS * (16 // size_of(CODE_X))
+        steps = length // STEP
+        fits = False
+        if steps > 0 and steps * STEP == length:
             fits = may_fit(arena, x_at, CODE_X)
             if PAIRS:
                 fits &= may_fit(arena, y_at, CODE_Y)
-            if fits:
-                steps = whole
-        xs, ys, pairs = packed_walk(arena, x_at, y_at, steps, A, B, CODE_X, SELF_X, SELF_Y, PAIRS, STAGES, UNROLL)
-        if steps == 0 or not (fitted(xs, CODE_X) and fitted(ys, CODE_Y)):
-            xs, ys, pairs = _walk(
-                arena, x_at, y_at, whole, length, x_dtype, y_dtype,
-                A, B, CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, WIDTH, STAGES, 1, SCALED, PACKED,
+        xs, ys, pairs = packed_walk(
+            arena, x_at, y_at, tl.where(fits, steps, 0), A, B, CODE_X, SELF_X, SELF_Y, PAIRS, STAGES, UNROLL
+        )  # fmt: skip
+        if fits and fitted(xs, CODE_X) and fitted(ys, CODE_Y):
+            _close(
+                slots, cell, xs, ys, _as_with_care(pairs, CODE_X, CODE_Y),
+                A, B, CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, SCALED, True, WANTED,
+            )  # fmt: skip
+        else:
+            _walk_and_close(
+                arena, x_at, y_at, length, slots, cell, x_dtype, y_dtype,
+                A, B, CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, STAGES, 1, SCALED, PACKED, WANTED,
             )  # fmt: skip
     else:
-        xs, ys, pairs = _walk(
-            arena, x_at, y_at, whole, length, x_dtype, y_dtype,
-            A, B, CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, WIDTH, STAGES, UNROLL, SCALED, PACKED,
-        )  # fmt: skip
-
-    MIXED: tl.constexpr = size_of(CODE_X) != size_of(CODE_Y)
-    again = _in_doubt(
-        xs, ys, pairs, whole * STEP == length, CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, SCALED, MIXED, PACKED, WANTED
-    )  # fmt: skip
-    if pairs[4].dtype == tl.float32:
-        plain = pairs[2] if plain_products(CODE_X, CODE_Y) else pairs[6]
-        pairs = pairs[0], pairs[1], pairs[2], pairs[3], bits_of(pairs[4].to(tl.float64)), pairs[5], plain
-    if again:
-        xs, ys, pairs = no_self(A, 1, CODE_X, False), no_self(1, B, CODE_Y, False), no_pairs(A, B, False, False)
-        whole = 0
-    PARTS: tl.constexpr = parts_of(CODE_X, CODE_Y)  # few elements at a time: more would take the registers
-    for part in range(whole * PARTS, tl.cdiv(length, STEP) * PARTS):
-        xs, ys, pairs = vector(
-            arena, x_at, y_at, part // PARTS * STEP, part % PARTS, length, x_dtype, y_dtype, xs, ys, pairs,
-            CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, WIDTH, PARTS, SCALED, False, True,
-        )  # fmt: skip
-
-    SCALE: tl.constexpr = scale_of(CODE_X) if SCALED else 1.0
-    x_column, y_column, column = columns_of(cell, A, B)
-    if SELF_X:
-        close_self(slots, x_column, xs, self_bound(xs, CODE_X), exact_strip(CODE_X, None), SCALE)
-    if SELF_Y:
-        close_self(slots, y_column, ys, self_bound(ys, CODE_Y), exact_strip(CODE_Y, None), SCALE)
-    if PAIRS:
-        sums, bound = settled(xs, ys, pairs, CODE_X, CODE_Y, MIXED, SCALE)
-        close_pairs(
-            slots, column, sums, xs[1], ys[1], bound,
-            exact_strip(CODE_X, CODE_Y), derives_squares(CODE_X, CODE_Y), SCALE, WANTED,
+        _walk_and_close(
+            arena, x_at, y_at, length, slots, cell, x_dtype, y_dtype,
+            A, B, CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, STAGES, UNROLL, SCALED, PACKED, WANTED,
         )  # fmt: skip

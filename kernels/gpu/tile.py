@@ -59,14 +59,14 @@ def dtypes_of(launch: Launch, float64: bool) -> dict[str, int]:
 def sums_of(launch: Launch, wanted: Wanted, float64: bool) -> Wanted:
     """The sums of pairs that the kernel of a launch takes, where some are wanted: in float32 those, in float64 all.
 
-    But squares that take no self sums, which are most cells of all pairs of many, leave out in float64 what neither
-    distances nor cosines need where nothing else is wanted. Each set is one more kernel to compile.
+    But squares, of which all pairs are made, leave out in float64 what neither distances nor cosines need where nothing
+    else is wanted. Each set is one more kernel to compile.
     """
     if not launch.pairs:
         return Wanted.PAIRS
     if is_compensated(launch, float64):
         return wanted & Wanted.PAIRS
-    if launch.shape == (2, 2) and not launch.self_x:
+    if launch.shape == (2, 2):
         for least in (Wanted.SQ_DIFF, Wanted.DOT):
             sums = least.completed(wide=DECODERS[launch.x].wide == "f64") & Wanted.PAIRS
             if not wanted & Wanted.PAIRS & ~sums:
@@ -159,8 +159,6 @@ def _registers(launch: Launch, compensated: bool, whole: bool, arch: int) -> int
         return 255
     if not whole and arch < 90 and DECODERS[launch.x].itemsize > 1:
         return 128
-    if launch.self_x and launch.self_y:
-        return 255 if launch.x == "F16" else None
     if launch.shape == (4, 1):
         return 168 if launch.x == "F32" and arch >= 100 else None
     wide = DECODERS[launch.x].itemsize > 1 and launch.x != "F16"  # those would spill with 168

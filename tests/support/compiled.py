@@ -88,11 +88,11 @@ def kernel_of(launch, wanted=Wanted.ALL):
     return *launch.formats, launch.self_x, launch.self_y, launch.pairs, launch.shape, sums
 
 
-def launch_of(x, y=None, shape=(1, 1), selfs=None):
-    """A launch as `cells.launches` makes them; self sums of all operands unless said otherwise."""
-    from weighbridge.kernels.gpu.cells import Launch
+def launch_of(x, y=None, shape=(1, 1)):
+    """A launch as `cells.launches` makes them in float64."""
+    from weighbridge.kernels.gpu.cells import _SELF_SUMS, Launch
 
-    self_x, self_y = (True, y is not None) if selfs is None else selfs
+    self_x, self_y = _SELF_SUMS[shape] if y else (True, False)
     return Launch(x, y or x, self_x, self_y, y is not None, np.zeros((1, 1), np.int64), shape)
 
 
@@ -189,7 +189,7 @@ def _machine(listing, registers, warps):
 def _table(folder):
     print("dtypes              cell   sm  registers   a pair: all  float64  conversions  16-byte loads   closing")
     for x, y, shape in WALKS:
-        launch = launch_of(x, y, shape, (False, False) if shape == (2, 2) else None)
+        launch = launch_of(x, y, shape)
         machine = compiled(launch, 90, True, folder=folder)
         pairs = elements_of(launch) * shape[0] * shape[1] * steps_of(launch)
         count = Counter(op.split(".")[0] for op in machine.fast)
