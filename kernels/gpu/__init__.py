@@ -16,7 +16,7 @@ support.compiled` in tests/ prints it):
 F8_E5M2 is walked in the first way where no magnitude of a strip is above 16, as weights are that have not been scaled;
 of its code outside of the walk (1679) one of two branches is run, counted here where the other one is left out.
 
-Triton 3.6 makes 39.5, 23.0 and 14.6 of them, and 1084, 1236 and 848 outside.
+Triton 3.6 makes 39.5, 23.0 and 14.6 of them, and 1084, 1236 and 832 outside.
 
 Derived from that, not measured, for an H100 (132 multiprocessors at 1.755 GHz: 29.6 T instructions of a thread issued a
 second, 14.8 T of them float64, as many by the pipe of integers and comparisons, 3.7 T conversions; a copy rate of

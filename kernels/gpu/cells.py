@@ -23,13 +23,13 @@ import numpy as np
 from ..decoders import DECODERS
 from .constants import ANY
 
-__all__ = ["Launch", "launches"]
+__all__ = ["TAKES_SELF_SUMS", "Launch", "launches"]
 
 _SIDE = 4  # others of a base: five loads for four pairs
 
 # Whose self sums cells of pairs take, by their shape. Each choice would be one more kernel to compile, for what one
 # cell in many has to take: a base of more than two others, and operands of squares, are read alone for theirs.
-_SELF_SUMS = {(1, 1): (True, True), (2, 1): (True, True), (4, 1): (True, False), (2, 2): (False, False)}
+TAKES_SELF_SUMS = {(1, 1): (True, True), (2, 1): (True, True), (4, 1): (True, False), (2, 2): (False, False)}
 
 _OWN = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "I8")  # have kernels that know them when they are compiled
 _BESIDE = ("F32", "F16", "BF16", "F8_E4M3")  # ... beside each other too
@@ -147,7 +147,7 @@ class _Plan:
             return
         # Where a pair is summed otherwise than its operands alone, their self sums would be other bits.
         same_sums = self.float64 or DECODERS[x].wide == DECODERS[y].wide
-        takes = (True, False) if layer is None else _SELF_SUMS[a, b] if same_sums else (False, False)
+        takes = (True, False) if layer is None else TAKES_SELF_SUMS[a, b] if same_sums else (False, False)
         self_x, self_y = self._claimed(xs, a, takes[0]), self._claimed(ys, b, takes[1])
         kind = (x, y, *takes, layer is not None, a, b)
         operands = xs + xs[:1] * (a - len(xs)) + ys + ys[:1] * (b - len(ys))

@@ -114,7 +114,6 @@ def options() -> dict[str, Any]:
 # Registers a thread of pairs that would spill otherwise, on some kind of GPU, by what the kernel is compiled for.
 _REGISTERS = {
     ("F16", "F16", (4, 1)): 255,
-    ("F8_E4M3", "BF16", (2, 1)): 255,
     ("F32", "ANY8", (1, 1)): 168,
     ("ANY32", "ANY8", (1, 1)): 168,
     ("ANY64", "ANY8", (1, 1)): 168,
@@ -151,6 +150,8 @@ def _registers(launch: Launch, compensated: bool, whole: bool, arch: int) -> int
         return registers
     if operands == 2:
         return 128
+    if launch.x != launch.y and "F8_E4M3" in launch.formats:
+        return 255
     if launch.x != launch.y or launch.formats[0] != launch.x:
         return 168
     if operands == 3:

@@ -90,9 +90,9 @@ def kernel_of(launch, wanted=Wanted.ALL):
 
 def launch_of(x, y=None, shape=(1, 1)):
     """A launch as `cells.launches` makes them in float64."""
-    from weighbridge.kernels.gpu.cells import _SELF_SUMS, Launch
+    from weighbridge.kernels.gpu.cells import TAKES_SELF_SUMS, Launch
 
-    self_x, self_y = _SELF_SUMS[shape] if y else (True, False)
+    self_x, self_y = TAKES_SELF_SUMS[shape] if y else (True, False)
     return Launch(x, y or x, self_x, self_y, y is not None, np.zeros((1, 1), np.int64), shape)
 
 
