@@ -115,7 +115,7 @@ def test_mixed_dtypes(backend, codes):
 
 LAYOUTS = {
     "alone": (6, []),
-    "star": (6, [(n, 0) for n in range(1, 6)]),
+    "star": (9, [(n, 0) for n in range(1, 9)]),
     "all": (5, list(itertools.combinations(range(5), 2))),
     "itself, twice, swapped": (2, [(1, 1), (1, 0), (0, 1), (1, 0)]),
 }
@@ -126,7 +126,7 @@ LAYOUTS = {
 def test_layouts(backend, layout):
     operands, pairs = LAYOUTS[layout]
     rng = np.random.default_rng(63)
-    codes = ["BF16", "F32", "BF16", "BF16", "BF16", "BF16"][:operands]
+    codes = ["BF16", "F32", *["BF16"] * 7][:operands]
     check_against_reference(backend, [[random_tensor(code, 1027, rng) for code in codes]], codes, pairs)
 
 
@@ -278,6 +278,16 @@ def test_8_bit_floats_as_fixed_point_numbers():
         stack[-1][side][place] = value
     check_against_reference(tile_sums, stack, ["F8_E5M2"] * 2)
     require_same_bits_without_words(stack, ["F8_E5M2"] * 2, TWO)
+
+
+def test_what_fits_has_the_same_bits_beside_what_does_not():
+    """Two operands of F8_E5M2 up to 16 with one that has a 20, and with one of another dtype."""
+    rng = np.random.default_rng(94)
+    x, y, z = (small("F8_E5M2", step("F8_E5M2"), rng) for _ in range(3))
+    z[-1] = 0x4D
+    assert_same_bits_in_every_layout(tile_sums, [[x, y, z]], ["F8_E5M2"] * 3)
+    other = random_tensor("F8_E4M3", x.size, rng)
+    assert_same_bits_in_every_layout(tile_sums, [[x, y, other]], ["F8_E5M2", "F8_E5M2", "F8_E4M3"])
 
 
 @pytest.mark.skipif(not interpreted(), reason="only Triton's interpreter lets calls be counted")

@@ -135,9 +135,17 @@ def test_all_pairs_are_squares_and_operands_alone():
     assert found[0].cells[:, :4].tolist() == [[0, 1, 0, 1], [0, 1, 2, 3], [2, 3, 2, 3]]
 
 
-def test_the_base_of_many_is_read_alone_for_its_own_sums():
-    found = launches(["F32"] * 9, np.array([(n, 0) for n in range(1, 9)]), True)
-    assert [(each.shape, each.self_x, each.self_y, len(each.cells)) for each in found] == [
-        ((4, 1), True, False, 2),
-        ((1, 1), True, False, 1),
-    ]
+@pytest.mark.parametrize(
+    ("others", "kinds"),
+    [
+        (1, [((1, 1), True, True, 1)]),
+        (2, [((2, 1), True, True, 1)]),
+        (3, [((2, 1), True, True, 2)]),
+        (6, [((2, 1), True, True, 3)]),
+        (7, [((4, 1), True, False, 2), ((1, 1), True, False, 1)]),
+        (16, [((4, 1), True, False, 4), ((1, 1), True, False, 1)]),
+    ],
+)
+def test_the_base_of_many_is_read_alone_for_its_own_sums(others, kinds):
+    found = launches(["F32"] * (others + 1), np.array([(n, 0) for n in range(1, others + 1)]), True)
+    assert [(each.shape, each.self_x, each.self_y, len(each.cells)) for each in found] == kinds

@@ -34,7 +34,7 @@ thread has of a strip, or the 512 of a chunk of F8_E4M3:
 That is where no strip is walked twice (`fused` says when one is), and if F8_E4M3 is decoded (F2FP, one instruction for
 two elements) at the rate of conversions between narrow types, 64 a clock and multiprocessor; were it 16, as to float64,
 that would be 2.5 TB/s. An H200 has the same arithmetic and a copy rate of 4.3 TB/s: F32 and BF16 reach it, F16 comes to
-0.78 of it, F8_E4M3 to 0.86 and F8_E5M2 to 0.81 or 0.57. Of two dtypes:
+0.77 of it, F8_E4M3 to 0.86 and F8_E5M2 to 0.81 or 0.57. Of two dtypes:
 
     dtypes              instructions a pair   issued a pair   bytes a second
     F32 and BF16        40.2                  44.1            4.0 TB/s

@@ -9,7 +9,7 @@ one kind and runs over all items.
 Each kind is a kernel for each dtype, and a kernel takes seconds to compile. So those of the 18 dtypes that weights
 seldom have share kernels with all dtypes of their size, which are told at run time what they are (`decode.elements`),
 and so do pairs of two dtypes that are seldom compared. Their cells have the self sums of both sides, wanted or not, and
-are two others of a base, or single pairs where these two are not of one size.
+are no larger than 2 x 1, or single pairs where the two sides are not of one size.
 """
 
 from __future__ import annotations
@@ -180,10 +180,6 @@ def _runs(operands: list[int], size: int) -> list[list[int]]:
     return [operands[at : at + size] for at in range(0, len(operands), size)]
 
 
-def _power(count: int) -> int:
-    return 1 << (count - 1).bit_length()
-
-
 def _side(count: int) -> int:
-    """How many others share a base: four, unless as few cells of fewer hold them all with less to spare."""
-    return min(_SIDE, _power(count)) if count % _SIDE in (0, 3) or count > 2 * _SIDE or count < _SIDE else 2
+    """How many others of its dtype share a base: four, or two of up to six, which takes no more loads with its sums."""
+    return _SIDE if count > 6 else min(count, 2)

@@ -167,15 +167,13 @@ def _close(
     CODE_X: tl.constexpr, SELF_X: tl.constexpr, CODE_Y: tl.constexpr, SELF_Y: tl.constexpr, PAIRS: tl.constexpr,
     SCALED: tl.constexpr, FITTED: tl.constexpr, WANTED: tl.constexpr,
 ):  # fmt: skip
-    """The sums of a strip stored. FITTED: `packed` had room for all of it, so no lane rounds, and no Σx of a strip."""
+    """The sums of a strip stored. FITTED: `packed` had room for all of it, so no Σxy of a lane rounds."""
     SCALE: tl.constexpr = scale_of(CODE_X) if SCALED else 1.0
     x_column, y_column, column = columns_of(cell, A, B)
     if SELF_X:
-        bound = tl.zeros(x_column.shape, tl.float64) if FITTED else self_bound(xs, CODE_X)
-        close_self(slots, x_column, xs, bound, FITTED or exact_strip(CODE_X, None), SCALE)
+        close_self(slots, x_column, xs, self_bound(xs, CODE_X), exact_strip(CODE_X, None), SCALE)
     if SELF_Y:
-        bound = tl.zeros(y_column.shape, tl.float64) if FITTED else self_bound(ys, CODE_Y)
-        close_self(slots, y_column, ys, bound, FITTED or exact_strip(CODE_Y, None), SCALE)
+        close_self(slots, y_column, ys, self_bound(ys, CODE_Y), exact_strip(CODE_Y, None), SCALE)
     if PAIRS:
         if FITTED:
             sums, bound = pairs[:6], tl.zeros(column.shape, tl.float64)
