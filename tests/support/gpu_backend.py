@@ -14,7 +14,7 @@ from weighbridge.kernels.gpu.available import interpreted
 from support import interpreter, ptx
 
 if interpreted():
-    interpreter.patch_once()
+    interpreter.make_fast()
     ptx.install()
 DEVICE = "cpu" if interpreted() else "cuda"
 TASK_BYTES = 3 << 18  # small, so that tensors are cut
