@@ -28,7 +28,7 @@ __all__ = ["TAKES_SELF_SUMS", "Launch", "launches"]
 _SIDE = 4  # others of a base: five loads for four pairs
 
 # Whose self sums cells of pairs take, by their shape. Each choice would be one more kernel to compile, for what one
-# cell in many has to take: a base of more than two others, and operands of squares, are read alone for theirs.
+# cell in many has to take: a base that four share, and operands of squares, are read alone for theirs.
 TAKES_SELF_SUMS = {(1, 1): (True, True), (2, 1): (True, True), (4, 1): (True, False), (2, 2): (False, False)}
 
 _OWN = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "I8")  # have kernels that know them when they are compiled
@@ -102,7 +102,8 @@ class _Plan:
     def star(self, layer: dict[tuple[int, int], int]) -> None:
         for others in self._by_code(range(1, len(self.codes))):
             most = _most(self.codes[others[0]], self.codes[0])
-            side = _side(len(others)) if most == (2, 2) else min(len(others), most[0])
+            # Two each of up to six are no more loads than four each, as the base is not read alone for its own sums.
+            side = _SIDE if most == (2, 2) and len(others) > 6 else min(len(others), most[0])
             for xs in _runs(others, side):
                 self._add(xs, [0], layer, side, 1)
 
@@ -178,8 +179,3 @@ def _rank(code: str) -> tuple[int, int]:
 
 def _runs(operands: list[int], size: int) -> list[list[int]]:
     return [operands[at : at + size] for at in range(0, len(operands), size)]
-
-
-def _side(count: int) -> int:
-    """How many others of its dtype share a base: four, or two of up to six, which takes no more loads with its sums."""
-    return _SIDE if count > 6 else min(count, 2)

@@ -6,7 +6,7 @@ import dataclasses
 def make_fast():
     """All of these; its answers are the same."""
     patch_once()
-    check_no_overflow()
+    leave_overflows_unchecked()
     keep_equal_shapes()
 
 
@@ -37,7 +37,7 @@ def patch_once():
     interpreter._patch_lang = patch_unless_patched
 
 
-def check_no_overflow():
+def leave_overflows_unchecked():
     """Integers of 32 bits are computed in 64 bits as well, for an assertion that stands for nothing unless `debug`."""
     from triton.runtime.interpreter import interpreter_builder
 
