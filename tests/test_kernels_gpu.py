@@ -110,7 +110,7 @@ def test_strips_and_chunks(backend, code, size):
 )
 def test_mixed_dtypes(backend, codes):
     rng = np.random.default_rng(62)
-    check_against_reference(backend, [[random_tensor(code, 2051, rng) for code in codes]], codes)
+    check_against_reference(backend, [[random_tensor(code, size, rng) for code in codes] for size in (7, 2051)], codes)
 
 
 LAYOUTS = {
@@ -133,8 +133,11 @@ def test_layouts(backend, layout):
 @both
 @pytest.mark.parametrize(
     "codes",
-    [["BF16"] * 3, ["F32"] * 3, ["BF16", "F32", "BF16"], ["F8_E4M3", "F32", "F8_E4M3"], ["I16", "U16", "I16"]],
-    ids=["BF16", "F32", "F32 among BF16", "F32 among F8_E4M3", "U16 among I16"],
+    [
+        *[["BF16"] * 3, ["F32"] * 3, ["BF16", "F32", "BF16"], ["F8_E4M3", "F32", "F8_E4M3"], ["I16", "U16", "I16"]],
+        *[["F32", "F64", "F32"], ["U8", "F32", "U8"], ["U16", "I8", "U16"]],
+    ],
+    ids=lambda codes: f"{codes[1]} among {codes[0]}",
 )
 def test_a_pair_has_the_same_bits_in_every_layout(backend, codes):
     """One operand has a value that makes every strip it is in doubtful, so the others are walked with care too.

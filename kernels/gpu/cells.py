@@ -9,7 +9,7 @@ one kind and runs over all items.
 Each kind is a kernel for each dtype, and a kernel takes seconds to compile. So those of the 18 dtypes that weights
 seldom have share kernels with all dtypes of their size, which are told at run time what they are (`decode.elements`),
 and so do pairs of two dtypes that are seldom compared. Their cells have the self sums of both sides, wanted or not, and
-are no larger than 2 x 1, or single pairs where the two sides are not of one size.
+are no larger than 2 x 1.
 """
 
 from __future__ import annotations
@@ -168,9 +168,7 @@ def _known(x: str, y: str) -> bool:
 
 def _most(x: str, y: str) -> tuple[int, int]:
     """How many operands of two dtypes a cell of any list of pairs holds at most."""
-    if _known(x, y):
-        return (2, 2) if x == y else (2, 1)
-    return (2, 1) if ANY[x] == ANY[y] else (1, 1)
+    return (2, 2) if x == y and _known(x, y) else (2, 1)
 
 
 def _rank(code: str) -> tuple[int, int]:

@@ -230,10 +230,18 @@ def close_pairs(
 def _store(slots, column, sum_abs, squares, high, low, bound, largest, count):
     """The slots of one strip; a column below zero is nobody's."""
     at = slots + column * SLOTS
-    store(at, sum_abs, column)
-    store(at + 1, squares, column)
-    store(at + 2, high, column)
-    store(at + 3, low, column)
-    store(at + 4, bound, column)
-    store(at + 5, largest, column)
-    store(at + 6, count.to(tl.float64), column)
+    count = count.to(tl.float64)
+    if column.numel == 1:
+        store(at, sum_abs, column)
+        store(at + 1, squares, column)
+        store(at + 2, high, column)
+        store(at + 3, low, column)
+        store(at + 4, bound, column)
+        store(at + 5, largest, column)
+        store(at + 6, count, column)
+    else:  # at once: seven stores of tensors would take longer to compile, and more instructions
+        number = tl.arange(0, 8)[None, None, :]
+        even = tl.join(tl.join(sum_abs, bound), tl.join(high, count))
+        odd = tl.join(tl.join(squares, largest), tl.join(low, count))
+        sums = tl.reshape(tl.join(even, odd), column.shape[0], column.shape[1], 8)
+        tl.store(at[:, :, None] + number, sums, (column[:, :, None] >= 0) & (number < SLOTS))

@@ -245,9 +245,9 @@ def needs_least(x: str, y: str, pairs: bool) -> bool:
 
 @triton.constexpr_function
 def parts_of(x: str, y: str) -> int:
-    """In how many parts a step is walked that has masks: one for each load of the wider, or four elements at a time."""
+    """In how many parts a step is walked that has masks: four elements at a time, or one load of the wider's."""
     sizes = sorted([_SIZES[x], _SIZES[y]])
-    return sizes[1] // sizes[0] if sizes[0] < sizes[1] else max(4 // sizes[0], 1)
+    return max(4 // sizes[0], sizes[1] // sizes[0])
 
 
 @triton.constexpr_function

@@ -70,10 +70,8 @@ def begin_of(start, part, k, OWN: tl.constexpr, WIDTH: tl.constexpr, PARTS: tl.c
         part: which of PARTS of the elements of each thread this is.
         k: the element of the part.
     """
-    if OWN == WIDTH:
-        return start + part * (WIDTH // PARTS)
-    else:
-        return start + (part * (WIDTH // PARTS // OWN) + k // OWN) * (THREADS * OWN)
+    first = part * (WIDTH // PARTS) + k
+    return start + first // OWN * (THREADS * OWN) + first % OWN
 
 
 @triton.jit

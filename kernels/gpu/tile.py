@@ -12,7 +12,7 @@ from ..device import DeviceTile
 from ..wanted import Wanted
 from .available import capability, fast_float64, packs_halves
 from .cells import Launch, launches
-from .constants import FAN, GATHER_ROWS, SLOTS, STRIPS, THREADS
+from .constants import FAN, GATHER_ROWS, SLOTS, STRIPS, THREADS, VECTOR_BYTES
 from .levels import levels
 
 if TYPE_CHECKING:
@@ -99,11 +99,22 @@ def tile_constants(launch: Launch, wanted: Wanted, float64: bool, packed: bool) 
         "CODE_Y": y,
         "SELF_Y": launch.self_y,
         "PAIRS": launch.pairs,
-        "STAGES": 4 if alone else 3,  # steps whose loads are under way: 12 KiB a program, or 20 for five operands
+        "STAGES": _stages(launch),
         # A step of these takes 230 or 244 instructions, 11 of which two in one save; others gain less, or spill.
         "UNROLL": 2 if alone and not compensated and launch.x == launch.y in ("F8_E4M3", "F8_E5M2") else 1,
         "WANTED": int(sums_of(launch, wanted, float64)),
     }
+
+
+def _stages(launch: Launch) -> int:
+    """Steps that a program has in hand, four at most: one to compute with, and those that 12 KiB of loads are for.
+
+    Of operands of two sizes the wider ones are several loads a step. Each load is compiled once for every step.
+    """
+    sizes = [DECODERS[code].itemsize for code in (launch.x, launch.y)]
+    x, y = (size // min(sizes) for size in sizes)  # loads a step of an operand
+    (a, b), step = launch.shape, VECTOR_BYTES * THREADS
+    return min(1 + -(-12 * 1024 // (step * (a * x + b * y * launch.pairs))), 4)
 
 
 def options() -> dict[str, Any]:
@@ -129,8 +140,8 @@ def tile_options(launch: Launch, wanted: Wanted, float64: bool, arch: int) -> di
 
     ptxas spills a word or two when it chooses one program more, and may spill as well where it is given registers to
     spare, since it begins more loads and conversions early then. So which numbers serve has been tried, with Triton 3.9
-    (`test_kernels_gpu_compiled`) and 3.6, for every kernel in float64 on sm_80, sm_90 and sm_100. For other GPUs these
-    stand in.
+    (`test_kernels_gpu_compiled`) and 3.6, for every kernel in float64 on sm_80, sm_90 and sm_100; none spills, but two
+    words of a strip under 3.6, of a base and four others of float32 on sm_100. For other GPUs these stand in.
 
     Args:
         launch, wanted, float64: as for `sums_of`.
@@ -142,6 +153,7 @@ def tile_options(launch: Launch, wanted: Wanted, float64: bool, arch: int) -> di
 
 def _registers(launch: Launch, compensated: bool, whole: bool, arch: int) -> int | None:
     operands = sum(launch.shape)
+    sizes = [DECODERS[code].itemsize for code in (launch.x, launch.y)]
     if compensated:
         return 128 if operands == 2 else 255
     if not launch.pairs:
@@ -150,7 +162,7 @@ def _registers(launch: Launch, compensated: bool, whole: bool, arch: int) -> int
         return registers
     if operands == 2:
         return 128
-    if launch.x != launch.y and "F8_E4M3" in launch.formats:
+    if min(sizes) == 1 < max(sizes) and (max(sizes) > 2 or "ANY8" in launch.formats):
         return 255
     if launch.x != launch.y or launch.formats[0] != launch.x:
         return 168
@@ -158,11 +170,11 @@ def _registers(launch: Launch, compensated: bool, whole: bool, arch: int) -> int
         return 128
     if launch.x == "F8_E5M2" and not whole:
         return 255
-    if not whole and arch < 90 and DECODERS[launch.x].itemsize > 1:
+    if not whole and arch < 90 and sizes[0] > 1:
         return 128
     if launch.shape == (4, 1):
-        return 168 if launch.x == "F32" and arch >= 100 else None
-    wide = DECODERS[launch.x].itemsize > 1 and launch.x != "F16"  # those would spill with 168
+        return None
+    wide = sizes[0] > 1 and launch.x != "F16"  # those would spill with 168
     return 168 if wide and arch >= 90 else None
 
 

@@ -8,6 +8,7 @@ def make_fast():
     patch_once()
     leave_overflows_unchecked()
     keep_equal_shapes()
+    remember_types()
 
 
 def patch_once():
@@ -58,3 +59,27 @@ def keep_equal_shapes():
         return broadcast(self, lhs, rhs)
 
     TritonSemantic.broadcast_impl_value = broadcast_unless_equal
+
+
+def remember_types():
+    """What a type of blocks is made of, and which of numpy's types stands for one, is found out once."""
+    from triton.language import block_type
+    from triton.runtime import interpreter
+
+    make, blocks = block_type.__init__, {}
+    of_numpy, found = interpreter._get_np_dtype, {}
+
+    def make_once(self, element_ty, shape):
+        key = (element_ty.name, *shape)
+        if key not in blocks:
+            make(self, element_ty, shape)
+            blocks[key] = dict(vars(self))
+        vars(self).update(blocks[key])
+
+    def of_numpy_once(dtype):
+        if dtype.name not in found:
+            found[dtype.name] = of_numpy(dtype)
+        return found[dtype.name]
+
+    block_type.__init__ = make_once
+    interpreter._get_np_dtype = of_numpy_once
