@@ -1,4 +1,5 @@
-"""The fused kernels compiled for GPUs that are not there: no register is spilled, and loads are 16 bytes wide.
+"""The fused kernels compiled for GPUs that are not there: no register is spilled, loads are 16 bytes wide, and what a
+warp adds up by tensor cores is of one sum.
 
 `make test` compiles a choice; with `WEIGHBRIDGE_COMPILE=all`, as in CI, every kernel in float64 for each of the GPUs
 that are fast at it. Of kernels in float32 there is the choice only.
@@ -12,8 +13,8 @@ from concurrent.futures import ProcessPoolExecutor
 import numpy as np
 import pytest
 
-from weighbridge.kernels.decoders import DECODERS
-from weighbridge.kernels.gpu.constants import FAN, STRIPS
+from weighbridge.kernels.gpu.constants import FAN, STRIPS, THREADS
+from weighbridge.kernels.gpu.tile import tile_constants, tile_options
 from weighbridge.kernels.sums import CHUNK
 from weighbridge.kernels.wanted import Wanted
 
@@ -115,28 +116,34 @@ def all_machines(tmp_path_factory):
     return all_compiled(EVERY, tmp_path_factory.mktemp("every"))
 
 
-def require_no_spills_and_wide_loads(machine, launch, arch, float64, _wanted=Wanted.ALL):
+def loads_of(launch):
+    """How many of 16 bytes a thread has in a step."""
+    (a, b), (x, y) = launch.shape, (elements_of(launch) * size // 16 for size in launch.sizes)
+    return x * a + (y * b if launch.pairs else 0)
+
+
+def require_what_kernels_promise(machine, launch, arch, float64, _wanted=Wanted.ALL):
     assert machine.spilled == (0, 0), f"{machine.registers} registers a thread are not enough"
-    sizes = [DECODERS[code].itemsize for code in (launch.x, launch.y)]
-    width = elements_of(launch)
-    a, b = launch.shape
-    expected = width * sizes[0] // 16 * a + (width * sizes[1] // 16 * b if launch.pairs else 0)
     loads = machine.loads()
-    assert len(loads[0]) == expected * steps_of(launch, float64)
+    assert len(loads[0]) == loads_of(launch) * steps_of(launch, float64)
     # Behind the fast walk comes what is left of its steps where it takes two at a time, the walk of what it has no room
     # for, and at last the walk with care, of a few elements at a time; in float32 that is taken in two halves.
     main = loads[:-1] if float64 else loads[:-2]
     assert main and all(".128" in load for loop in main for load in loop), loads
+    # Tensor cores add up what the threads of a warp hold at a time, so that must be of one sum.
+    narrow = launch.x == launch.y and launch.x in ("F8_E4M3", "F8_E5M2")
+    assert bool(machine.warps) == (narrow and arch >= 90 and float64)
+    assert all(warp[-1] == 32 for warp in machine.warps)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_no_spills_and_wide_loads(machines, name):
-    require_no_spills_and_wide_loads(machines[name], *VARIANTS[name])
+def test_what_kernels_promise(machines, name):
+    require_what_kernels_promise(machines[name], *VARIANTS[name])
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_every_kernel(all_machines, name):
-    require_no_spills_and_wide_loads(all_machines[name], *EVERY[name])
+    require_what_kernels_promise(all_machines[name], *EVERY[name])
 
 
 @pytest.mark.parametrize("name", [name for name in VARIANTS if name.endswith("in float32")])
@@ -144,6 +151,16 @@ def test_slow_float64_is_left_alone(machines, name):
     """Where float64 has 1/64 of the rate, the walk has none of it, and no conversions, which are as slow."""
     fast = [op.split(".")[0] for op in machines[name].fast]
     assert not {"DADD", "DMUL", "DFMA", "DSETP", "DMNMX", "F2F", "I2F"} & set(fast)
+
+
+def test_enough_loads_are_under_way_and_have_room():
+    """12 KiB of each pair or more; and 163 KiB of shared memory for all programs that registers let run (sm_80)."""
+    for launch, wanted in every_kernel():
+        if launch.pairs:
+            stages, step = tile_constants(launch, wanted, True, False)["STAGES"], loads_of(launch) * 16 * THREADS
+            registers = tile_options(launch, wanted, True, 80)["maxnreg"] or 128
+            assert (stages - 1) * step >= 12 << 10
+            assert stages * step * (65536 // (registers * THREADS)) <= 163 << 10
 
 
 @pytest.mark.parametrize("arch", ARCHS)
@@ -174,15 +191,6 @@ def test_instructions_of_a_pair(machines, name, most, wide):
     assert doubles <= wide * pairs
     # Each element is converted once, and on sm_80 a run of them.
     assert sum(op.startswith("F2F.") for op in machine.fast) <= 2 * pairs + steps_of(launch)
-
-
-@pytest.mark.parametrize("name", VARIANTS)
-def test_what_tensor_cores_add_up_is_of_one_sum(machines, name):
-    """They add up what the threads of a warp hold at a time."""
-    launch, arch, float64 = VARIANTS[name]
-    narrow = launch.x == launch.y and launch.x in ("F8_E4M3", "F8_E5M2")
-    assert bool(machines[name].warps) == (narrow and arch >= 90 and float64)
-    assert all(warp[-1] == 32 for warp in machines[name].warps)
 
 
 @pytest.mark.parametrize(("float64", "wanted", "most"), [(True, Wanted.SQ_DIFF, 0.4), (False, Wanted.ABS_DIFF, 0.7)])

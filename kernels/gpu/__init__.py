@@ -37,9 +37,9 @@ that would be 2.5 TB/s. An H200 has the same arithmetic and a copy rate of 4.3 T
 0.77 of it, F8_E4M3 to 0.86 and F8_E5M2 to 0.81 or 0.57. Of two dtypes:
 
     dtypes              instructions a pair   issued a pair   bytes a second
-    F32 and BF16        40.2                  44.1            4.0 TB/s
+    F32 and BF16        40.4                  44.3            4.0 TB/s
     F32 and F8_E4M3     36.2                  39.7            3.7 TB/s
-    BF16 and F8_E4M3    24.2                  28.7            3.1 TB/s
+    BF16 and F8_E4M3    24.0                  28.3            3.1 TB/s
 
 Kernels that are told at run time which dtypes of a size they have (`cells`) have the decoders of all in their walk, of
 which one is issued. Compiled with no other (F8_E5M2FNUZ, BF16, I32, F64) they have

@@ -61,6 +61,11 @@ class Launch:
         """What the kernel in float64 is compiled for: the dtypes of x and y, or what stands for them."""
         return (self.x, self.y) if _known(self.x, self.y) else (ANY[self.x], ANY[self.y])
 
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Bytes of an element of x and of y."""
+        return DECODERS[self.x].itemsize, DECODERS[self.y].itemsize
+
 
 def launches(codes: Sequence[str], pairs: np.ndarray, float64: bool) -> list[Launch]:
     """Every operand's self sums in one cell, and every pair's sums in one; operand n is column n, pair p is N + p.

@@ -239,7 +239,7 @@ def _store(slots, column, sum_abs, squares, high, low, bound, largest, count):
         store(at + 4, bound, column)
         store(at + 5, largest, column)
         store(at + 6, count, column)
-    else:  # at once: seven stores of tensors would take longer to compile, and more instructions
+    else:  # at once: seven stores of tensors take longer to compile, and more instructions; the eighth is nobody's
         number = tl.arange(0, 8)[None, None, :]
         even = tl.join(tl.join(sum_abs, bound), tl.join(high, count))
         odd = tl.join(tl.join(squares, largest), tl.join(low, count))

@@ -245,7 +245,7 @@ def needs_least(x: str, y: str, pairs: bool) -> bool:
 
 @triton.constexpr_function
 def parts_of(x: str, y: str) -> int:
-    """In how many parts a step is walked that has masks: four elements at a time, or one load of the wider's."""
+    """In how many parts a step is walked that has masks: four elements, or a load of the wider dtype's, if fewer."""
     sizes = sorted([_SIZES[x], _SIZES[y]])
     return max(4 // sizes[0], sizes[1] // sizes[0])
 

@@ -12,7 +12,7 @@ from ..device import DeviceTile
 from ..wanted import Wanted
 from .available import capability, fast_float64, packs_halves
 from .cells import Launch, launches
-from .constants import FAN, GATHER_ROWS, SLOTS, STRIPS, THREADS, VECTOR_BYTES
+from .constants import FAN, GATHER_ROWS, SLOTS, STRIPS, THREADS
 from .levels import levels
 
 if TYPE_CHECKING:
@@ -107,14 +107,15 @@ def tile_constants(launch: Launch, wanted: Wanted, float64: bool, packed: bool) 
 
 
 def _stages(launch: Launch) -> int:
-    """Steps that a program has in hand, four at most: one to compute with, and those that 12 KiB of loads are for.
+    """Steps that a program has in hand: one that it computes, and those whose loads are under way, of pairs 12 KiB.
 
-    Of operands of two sizes the wider ones are several loads a step. Each load is compiled once for every step.
+    A load of all threads is 2 KiB; of operands of two sizes the wider ones take several a step. Each is compiled once
+    for every step.
     """
-    sizes = [DECODERS[code].itemsize for code in (launch.x, launch.y)]
-    x, y = (size // min(sizes) for size in sizes)  # loads a step of an operand
-    (a, b), step = launch.shape, VECTOR_BYTES * THREADS
-    return min(1 + -(-12 * 1024 // (step * (a * x + b * y * launch.pairs))), 4)
+    a, b = launch.shape
+    x, y = (size // min(launch.sizes) for size in launch.sizes)  # loads a step of an operand
+    loads = a * x + b * y * launch.pairs
+    return 4 if loads <= 2 else 3 if loads < 8 else 2
 
 
 def options() -> dict[str, Any]:
@@ -140,8 +141,8 @@ def tile_options(launch: Launch, wanted: Wanted, float64: bool, arch: int) -> di
 
     ptxas spills a word or two when it chooses one program more, and may spill as well where it is given registers to
     spare, since it begins more loads and conversions early then. So which numbers serve has been tried, with Triton 3.9
-    (`test_kernels_gpu_compiled`) and 3.6, for every kernel in float64 on sm_80, sm_90 and sm_100; none spills, but two
-    words of a strip under 3.6, of a base and four others of float32 on sm_100. For other GPUs these stand in.
+    (`test_kernels_gpu_compiled`) and 3.6, for every kernel of tiles in float64 on sm_80, sm_90 and sm_100; none spills,
+    but two words of a strip under 3.6, of a base and four others of float32 on sm_100. For other GPUs these stand in.
 
     Args:
         launch, wanted, float64: as for `sums_of`.
@@ -153,7 +154,7 @@ def tile_options(launch: Launch, wanted: Wanted, float64: bool, arch: int) -> di
 
 def _registers(launch: Launch, compensated: bool, whole: bool, arch: int) -> int | None:
     operands = sum(launch.shape)
-    sizes = [DECODERS[code].itemsize for code in (launch.x, launch.y)]
+    sizes = launch.sizes
     if compensated:
         return 128 if operands == 2 else 255
     if not launch.pairs:

@@ -63,7 +63,7 @@ class Machine:
 
 
 def every_kernel():
-    """A launch and the sums that are wanted for every kernel in float64, whatever the operands and pairs of a tile."""
+    """A launch and the sums that are wanted for every kernel of tiles in float64, whatever their operands and pairs."""
     from weighbridge.kernels.gpu.cells import launches
 
     def star(others):
