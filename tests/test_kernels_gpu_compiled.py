@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from weighbridge.kernels.gpu.constants import FAN, STRIPS, THREADS
-from weighbridge.kernels.gpu.tile import tile_constants, tile_options
+from weighbridge.kernels.gpu.tile import sums_of, tile_constants, tile_options
 from weighbridge.kernels.sums import CHUNK
 from weighbridge.kernels.wanted import Wanted
 
@@ -122,7 +122,7 @@ def loads_of(launch):
     return x * a + (y * b if launch.pairs else 0)
 
 
-def require_what_kernels_promise(machine, launch, arch, float64, _wanted=Wanted.ALL):
+def require_what_kernels_promise(machine, launch, arch, float64, wanted=Wanted.ALL):
     assert machine.spilled == (0, 0), f"{machine.registers} registers a thread are not enough"
     loads = machine.loads()
     assert len(loads[0]) == loads_of(launch) * steps_of(launch, float64)
@@ -132,7 +132,8 @@ def require_what_kernels_promise(machine, launch, arch, float64, _wanted=Wanted.
     assert main and all(".128" in load for loop in main for load in loop), loads
     # Tensor cores add up what the threads of a warp hold at a time, so that must be of one sum.
     narrow = launch.x == launch.y and launch.x in ("F8_E4M3", "F8_E5M2")
-    assert bool(machine.warps) == (narrow and arch >= 90 and float64)
+    added = Wanted.ABS_DIFF in sums_of(launch, wanted, float64)
+    assert bool(machine.warps) == (narrow and arch >= 90 and float64 and added)
     assert all(warp[-1] == 32 for warp in machine.warps)
 
 
