@@ -68,6 +68,7 @@ IN_FLOAT32 = {
     "F32 star sm_89": (launch_of("F32", "F32", (4, 1)), 89),
     "BF16 star sm_86": (launch_of("BF16", "BF16", (4, 1)), 86),
     "F8_E4M3 square sm_89": (launch_of("F8_E4M3", "F8_E4M3", (2, 2)), 89),
+    "F16 star sm_100": (launch_of("F16", "F16", (4, 1)), 100),
     "F32 and BF16 sm_103": (launch_of("F32", "BF16"), 103),
 }
 VARIANTS = {name: (*variant, True) for name, variant in VARIANTS.items()} | {

@@ -142,7 +142,8 @@ def tile_options(launch: Launch, wanted: Wanted, float64: bool, arch: int) -> di
     ptxas spills a word or two when it chooses one program more, and may spill as well where it is given registers to
     spare, since it begins more loads and conversions early then. So which numbers serve has been tried, with Triton 3.9
     (`test_kernels_gpu_compiled`) and 3.6, for every kernel of tiles in float64 on sm_80, sm_90 and sm_100; none spills,
-    but two words of a strip under 3.6, of a base and four others of float32 on sm_100. For other GPUs these stand in.
+    but two words of a strip under 3.6, of a base and four others of float32 on sm_100. So have those in float32 of one
+    dtype been tried there, and pairs of two on sm_90 and sm_100, with Triton 3.9. For other GPUs these stand in.
 
     Args:
         launch, wanted, float64: as for `sums_of`.
@@ -155,8 +156,10 @@ def tile_options(launch: Launch, wanted: Wanted, float64: bool, arch: int) -> di
 def _registers(launch: Launch, compensated: bool, whole: bool, arch: int) -> int | None:
     operands = sum(launch.shape)
     sizes = launch.sizes
+    if compensated and operands == 2:
+        return 168 if launch.pairs and arch >= 100 else 128
     if compensated:
-        return 128 if operands == 2 else 255
+        return None if arch >= 100 and launch.shape == (4, 1) and launch.x == "F16" else 255
     if not launch.pairs:
         return 128
     if registers := _REGISTERS.get((*launch.formats, launch.shape)):
