@@ -1,4 +1,4 @@
-"""Loads and stores of tensors that may have one element, which go by scalars then.
+"""Loads of tensors that may have one element, and stores of such as have: these go by scalars.
 
 For every load and store of a tensor, be it of one element, Triton looks at all of a kernel to see how threads should
 lie; for a scalar it does not. Of a pair that was a third of the time that a compilation took. The code is the same.
@@ -27,6 +27,6 @@ def loaded(places):
 
 
 @triton.jit
-def store(places, values, columns):
-    """Values stored, but those of a column below zero; all three are of one shape."""
-    tl.store(_scalar(places), _scalar(values), _scalar(columns) >= 0)
+def store(place, value, column):
+    """A value stored, unless its column is below zero; all three are tensors of one element."""
+    tl.store(place.item(), value.item(), column.item() >= 0)

@@ -98,7 +98,7 @@ def launch_of(x, y=None, shape=(1, 1)):
 
 def elements_of(launch):
     """Elements of an operand that a thread takes in one step."""
-    return 16 // min(DECODERS[code].itemsize for code in (launch.x, launch.y))
+    return 16 // min(launch.sizes)
 
 
 def steps_of(launch, float64=True):
