@@ -1,6 +1,6 @@
 """Which sums of the contract a tile takes: what is not wanted comes back as NaN, and seldom is computed.
 
-The processor computes none of it, nor do GPUs in float32; in float64 they do where that saves a kernel.
+The processor computes none of it; GPUs do where that saves a kernel.
 
 The number of elements, max|x| and the count of non-finite elements of an operand are always taken: they cost next to
 nothing, and tell whether other sums are certain. A sum that is wanted has the same bits whatever else is.

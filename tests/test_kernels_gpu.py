@@ -151,6 +151,79 @@ def test_a_pair_has_the_same_bits_in_every_layout(backend, codes):
     assert_same_bits_in_every_layout(backend, stack, codes)
 
 
+@pytest.mark.parametrize(
+    "codes",
+    [["F16", "I16", "F16"], ["BF16", "F16", "BF16"], ["F8_E4M3", "U8", "F8_E4M3"], ["I8", "F8_E5M2", "I8"]],
+    ids=lambda codes: f"{codes[1]} among {codes[0]}",
+)
+def test_kernels_that_know_a_dtype_and_those_that_do_not_agree(codes):
+    """In float32; what rounds lies in every part of a sum. In float64 `test_sums_that_cancel_…` tells."""
+    rng = np.random.default_rng(65)
+    elements = max(step(code) for code in codes) + 77
+    stack = [[random_tensor(code, elements, rng) for code in codes]]
+    for code, operand in zip(codes, stack[0], strict=True):
+        least, most = {"F16": (0, 0x7C00), "BF16": (0x3000, 0x5000)}.get(code, (0, 0))  # what float32 has room for
+        if most:
+            signs = rng.integers(0, 2, elements, np.uint16) << 15
+            operand.view(np.uint16)[:] = rng.integers(least, most, elements, np.uint16) | signs
+    assert_same_bits_in_every_layout(in_float32, stack, codes)
+
+
+def slots_of(codes, operands, pairs):
+    """(columns, SLOTS) that float32 leaves of one strip."""
+    elements = np.array([operands[0].size // DECODERS[codes[0]].itemsize])
+    tile = gpu.Tile(codes, elements, np.array(pairs, np.int64).reshape(-1, 2), gpu_backend.DEVICE, float64=False)
+    addresses = np.array([[operand.ctypes.data for operand in operands]])
+    arena, places = gpu_backend.packed(tile.items, addresses, codes)
+    tile.run(np.c_[np.zeros(1, np.int64), tile.items[:, 1:]], places + arena.data_ptr(), arena)
+    return tile.slots(0, 1)[0].numpy()
+
+
+@pytest.mark.parametrize(
+    "codes",
+    [("F16", "I16"), ("BF16", "F16"), ("F32", "U8"), ("BOOL", "F8_E8M0")],
+    ids=lambda codes: f"{codes[1]} beside {codes[0]}",
+)
+def test_sums_in_float32_are_right_to_their_bounds_which_every_kernel_gives(codes):
+    """Sums of which every part rounds: for float16 that takes a strip of large elements and of such with low bits.
+
+    A bound decides what the host takes again, so it must not depend on what shares the tile.
+    """
+    rng = np.random.default_rng(70)
+    elements = STRIP - 51 if codes[0] == "F16" else 24 * THREADS + 77
+    operands = [random_tensor(code, elements, rng) for code in codes]
+    for code, operand in zip(codes, operands, strict=True):
+        if code == "F16":
+            operand.view(np.uint16)[::2] = rng.integers(0x7800, 0x7C00, len(operand.view(np.uint16)[::2]), np.uint16)
+            operand.view(np.uint16)[1::2] = rng.integers(0, 0x3C00, len(operand.view(np.uint16)[1::2]), np.uint16)
+        elif code in ("F32", "BF16"):
+            scaled = (rng.standard_normal(elements) * 2.0 ** -rng.integers(0, 40, elements)).astype(np.float32)
+            operand[:] = scaled.view(np.uint8) if code == "F32" else bfloat16(*scaled)
+    x, y = ([Fraction(float(value)) for value in reference.decode(o, c)] for o, c in zip(operands, codes, strict=True))
+    together = slots_of(codes, operands, [(1, 0)])
+    high, low, bound = (np.array(list(map(Fraction, together[:, slot]))) for slot in (2, 3, 4))
+    exact = [sum(x), sum(y), sum(a * b for a, b in zip(x, y, strict=True))]
+    assert all(abs(high + low - exact) <= bound)
+    for n, code in enumerate(codes):
+        assert same_bits([slots_of([code], [operands[n]], [])[0]], [together[n]]), code
+    three = slots_of([codes[0], codes[1], codes[1]], [*operands, operands[1]], [(1, 0), (2, 0)])
+    assert same_bits([three[3]], [together[2]]) and same_bits([three[4]], [together[2]])
+
+
+def test_products_that_are_all_zero_are_certain_in_float32():
+    x = np.arange(step("U8"), dtype=np.uint8) % 2
+    certified([[x, 1 - x]], ["BOOL", "U8"], backend=in_float32)
+
+
+@pytest.mark.parametrize("place", [3, 40_000])
+def test_what_is_not_finite_in_a_chunk_that_is_one_strip(place):
+    """Of F8_E4M3 a program walks a whole chunk, and what takes it again half of one."""
+    rng = np.random.default_rng(69)
+    x, y, z = (random_tensor("F8_E4M3", 40_077, rng) for _ in range(3))
+    y[place] = 0x7F
+    certified([[x, y, z]], ["F8_E4M3"] * 3, [(1, 0), (2, 0), (2, 1)], backend=in_float32)
+
+
 def fine_tuned(rng, steps):
     """Two operands of bfloat16 that are much alike, of whole steps; half of their products are far below the others."""
     x = rng.normal(0, 1, steps * step("BF16"))
@@ -381,9 +454,12 @@ def encoded(code, values):
     return bfloat16(*values) if code == "BF16" else raw(values, dtype=np.float16 if code == "F16" else np.float32)[0]
 
 
-@pytest.mark.parametrize("other", ["F64", "I32", "F8_E5M2", "U16"])
+@pytest.mark.parametrize(
+    ("backend", "other"),
+    [*((tile_sums, other) for other in ("F64", "I32", "F8_E5M2", "U16")), (in_float32, "U16")],
+)
 @pytest.mark.parametrize("code", ["F32", "BF16", "F16"])
-def test_sums_that_cancel_are_as_certain_beside_another_dtype(code, other):
+def test_sums_that_cancel_are_as_certain_beside_another_dtype(backend, code, other):
     """Lanes that cancel each other but for what is far below them: whoever computes them, the bits are the same."""
     rng = np.random.default_rng(93)
     lanes = np.zeros((20, 4, THREADS, 16 // DECODERS[code].itemsize))
@@ -392,8 +468,8 @@ def test_sums_that_cancel_are_as_certain_beside_another_dtype(code, other):
     scales = 2.0 ** -rng.integers(*((8, 20) if code == "F16" else (46, 76)), (20, 1, 8, 1))
     lanes[:, :, 120:] = rng.standard_normal(lanes[:, :, 120:].shape) * scales
     stack = [[encoded(code, values), random_tensor(other, values.size, rng)] for values in lanes]
-    alone = run(tile_sums, [[operand] for operand, _ in stack], [code], [])[0]
-    together = run(tile_sums, stack, [code, other], TWO)[0]
+    alone = run(backend, [[operand] for operand, _ in stack], [code], [])[0]
+    together = run(backend, stack, [code, other], TWO)[0]
     assert same_bits([together[:, 0].copy()], [alone[:, 0].copy()])
 
 

@@ -1,10 +1,11 @@
 """The fused kernels compiled for GPUs that are not there: no register is spilled, loads are 16 bytes wide, and what a
 warp adds up by tensor cores is of one sum.
 
-`make test` compiles a choice; with `WEIGHBRIDGE_COMPILE=all`, as in CI, every kernel in float64 for each of the GPUs
-that are fast at it. Of kernels in float32 there is the choice only.
+`make test` compiles a choice; with `WEIGHBRIDGE_COMPILE=all`, as in CI, every kernel for three sorts of GPUs. These are
+fast at float64 and take the kernels in float32 only beside one that is not; some of those are compiled for such, too.
 """
 
+import functools
 import itertools
 import multiprocessing
 import os
@@ -13,14 +14,16 @@ from concurrent.futures import ProcessPoolExecutor
 import numpy as np
 import pytest
 
-from weighbridge.kernels.gpu.constants import FAN, STRIPS, THREADS
-from weighbridge.kernels.gpu.tile import sums_of, tile_constants, tile_options
+from weighbridge.kernels.gpu.constants import FAN, STRIPS, THREADS, VECTOR_BYTES
+from weighbridge.kernels.gpu.programs import sums_of, tile_constants, tile_options
 from weighbridge.kernels.sums import CHUNK
 from weighbridge.kernels.wanted import Wanted
 
 from support.compiled import (
     MAIN,
+    SINGLE,
     compiled,
+    compiled_again,
     compiled_gather,
     elements_of,
     every_kernel,
@@ -45,76 +48,72 @@ VARIANTS = {
     "F8_E5M2 pair sm_90": (launch_of("F8_E5M2", "F8_E5M2"), 90),
     "F8_E5M2 operand sm_100": (launch_of("F8_E5M2"), 100),
     "I8 square sm_80": (launch_of("I8", "I8", (2, 2)), 80),
-    "F32 and BF16": (launch_of("F32", "BF16"), 90),
-    "F32 and F8_E4M3": (launch_of("F32", "F8_E4M3"), 90),
-    "BF16 and F8_E4M3": (launch_of("BF16", "F8_E4M3"), 90),
-    "two BF16 and F32 sm_100": (launch_of("BF16", "F32", (2, 1)), 100),
-    "two F16 and BF16": (launch_of("F16", "BF16", (2, 1)), 90),
+    "two of F32 and any of 2 bytes": (launch_of("F32", "BF16", (2, 1)), 90),
+    "two of any of 1 byte and F32": (launch_of("F8_E4M3", "F32", (2, 1)), 90),
+    "two of any of 1 byte and of 8": (launch_of("F8_E5M2", "I64", (2, 1)), 90),
+    "two of any of 2 bytes and of 4 sm_80": (launch_of("BF16", "I32", (2, 1)), 80),
     "any of 1 byte": (launch_of("U8", "BOOL"), 90),
-    "any of 8 bytes and of 1": (launch_of("I64", "F8_E5M2"), 90),
-    "any of 4 bytes and of 2 sm_80": (launch_of("I32", "BF16"), 80),
     "any of 2 bytes sm_100": (launch_of("U16", "U16"), 100),
 }
 
-# GPUs that are slow at float64: each dtype of `MAIN` on one, and a pair, a star and a square. What is fast takes this
-# kernel only beside one that is not.
+in_float32 = functools.partial(launch_of, compensated=True)
+
+# GPUs that are slow at float64: each dtype of `MAIN` on one, a pair, a star and a square, and what tells dtypes apart.
 IN_FLOAT32 = {
-    "F32 pair sm_80": (launch_of("F32", "F32"), 80),
-    "BF16 pair sm_90": (launch_of("BF16", "BF16"), 90),
-    "F8_E4M3 pair sm_100": (launch_of("F8_E4M3", "F8_E4M3"), 100),
-    "F32 pair sm_86": (launch_of("F32", "F32"), 86),
-    "BF16 pair sm_120": (launch_of("BF16", "BF16"), 120),
-    "F8_E4M3 pair sm_89": (launch_of("F8_E4M3", "F8_E4M3"), 89),
-    "F32 star sm_89": (launch_of("F32", "F32", (4, 1)), 89),
-    "BF16 star sm_86": (launch_of("BF16", "BF16", (4, 1)), 86),
-    "F8_E4M3 square sm_89": (launch_of("F8_E4M3", "F8_E4M3", (2, 2)), 89),
-    "F16 star sm_100": (launch_of("F16", "F16", (4, 1)), 100),
-    "F32 and BF16 sm_103": (launch_of("F32", "BF16"), 103),
+    "F32 pair sm_80": (in_float32("F32", "F32"), 80),
+    "BF16 pair sm_90": (in_float32("BF16", "BF16"), 90),
+    "F8_E4M3 pair sm_100": (in_float32("F8_E4M3", "F8_E4M3"), 100),
+    "F32 pair sm_86": (in_float32("F32", "F32"), 86),
+    "BF16 pair sm_120": (in_float32("BF16", "BF16"), 120),
+    "F8_E4M3 pair sm_89": (in_float32("F8_E4M3", "F8_E4M3"), 89),
+    "F32 star sm_89": (in_float32("F32", "F32", (2, 1)), 89),
+    "BF16 star sm_86": (in_float32("BF16", "BF16", (2, 1)), 86),
+    "F32 square sm_120": (in_float32("F32", "F32", (2, 2)), 120),
+    "F8_E4M3 square sm_89": (in_float32("F8_E4M3", "F8_E4M3", (2, 2)), 89),
+    "F16 star sm_100": (in_float32("F16", "F16", (2, 1)), 100),
+    "two of F32 and any of 2 bytes sm_103": (in_float32("F32", "BF16", (2, 1)), 103),
+    "two of any of 1 byte and of 2 sm_89": (in_float32("U8", "I16", (2, 1)), 89),
 }
-VARIANTS = {name: (*variant, True) for name, variant in VARIANTS.items()} | {
-    f"{name} in float32": (*variant, False) for name, variant in IN_FLOAT32.items()
-}
+VARIANTS |= {f"{name} in float32": variant for name, variant in IN_FLOAT32.items()}
 
 
 def test_what_is_compiled_here_is_what_tiles_launch():
-    known = {kernel_of(*each) for each in every_kernel()}
-    assert {kernel_of(launch) for launch, _, float64 in VARIANTS.values() if float64} <= known
+    assert {kernel_of(launch) for launch, _ in VARIANTS.values()} <= {kernel_of(*each) for each in every_kernel()}
 
 
 def name_of(launch, wanted):
-    """Of the kernel in float64."""
-    x, y, self_x, self_y, pairs, shape, sums = kernel_of(launch, wanted)
+    compensated, x, y, self_x, self_y, pairs, shape, sums = kernel_of(launch, wanted)
     of_pairs = f" and pairs ({sums.name})" if pairs else ""
-    return f"{x} {y} {shape[0]}x{shape[1]}:{' x' * self_x}{' y' * self_y}{of_pairs}"
+    return f"{x} {y} {shape[0]}x{shape[1]}:{' x' * self_x}{' y' * self_y}{of_pairs}{' in float32' * compensated}"
 
 
-# What is left of all kernels in float64.
+# What is left of all kernels.
 ASKED = os.environ.get("WEIGHBRIDGE_COMPILE", "")
 assert ASKED in ("", "all"), f"WEIGHBRIDGE_COMPILE is {ASKED!r}, and may be all"
-KNOWN = {(kernel_of(launch), arch) for launch, arch, float64 in VARIANTS.values() if float64}
+KNOWN = {(kernel_of(launch), arch) for launch, arch in VARIANTS.values()}
 EVERY = {
-    f"{name_of(launch, wanted)} sm_{arch}": (launch, arch, True, wanted)
+    f"{name_of(launch, wanted)} sm_{arch}": (launch, arch, wanted)
+    for arch in ARCHS  # one after the other: what the first has made of Python serves the others
     for launch, wanted in (every_kernel() if ASKED else [])
-    for arch in ARCHS
     if (kernel_of(launch, wanted), arch) not in KNOWN
 }
 
 
-def all_compiled(variants, folder):
+def all_compiled(variants, folder, **options):
     """By two processes: a kernel takes some two seconds."""
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
-        found = {name: pool.submit(compiled, *variant, folder=folder) for name, variant in variants.items()}
+        found = {name: pool.submit(compiled, *variant, folder=folder, **options) for name, variant in variants.items()}
         return {name: each.result() for name, each in found.items()}
 
 
 @pytest.fixture(scope="module")
-def machines(tmp_path_factory):
+def made(tmp_path_factory):
     return all_compiled(VARIANTS, tmp_path_factory.mktemp("triton"))
 
 
 @pytest.fixture(scope="module")
-def all_machines(tmp_path_factory):
-    return all_compiled(EVERY, tmp_path_factory.mktemp("every"))
+def all_made(tmp_path_factory):
+    return all_compiled(EVERY, tmp_path_factory.mktemp("every"), listed=False)
 
 
 def loads_of(launch):
@@ -123,35 +122,46 @@ def loads_of(launch):
     return x * a + (y * b if launch.pairs else 0)
 
 
-def require_what_kernels_promise(machine, launch, arch, float64, wanted=Wanted.ALL):
-    assert machine.spilled == (0, 0), f"{machine.registers} registers a thread are not enough"
-    loads = machine.loads()
-    assert len(loads[0]) == loads_of(launch) * steps_of(launch, float64)
-    # Behind the fast walk comes what is left of its steps where it takes two at a time, the walk of what it has no room
-    # for, and at last the walk with care, of a few elements at a time; in float32 that is taken in two halves.
-    main = loads[:-1] if float64 else loads[:-2]
-    assert main and all(".128" in load for loop in main for load in loop), loads
+def require_what_kernels_promise(made, launch, arch, wanted=Wanted.ALL):
+    assert made.stack == 0, f"{made.registers} registers a thread are not enough"
+    assert len(made.loads[0]) == loads_of(launch) * steps_of(launch)
+    # In float64, behind the fast walk comes what is left of its steps where it takes two at a time, the walk of what it
+    # has no room for, and at last the walk with care, of a few elements at a time.
+    main = made.loads if launch.compensated else made.loads[:-1]
+    assert main and all(set(loop) == {VECTOR_BYTES} for loop in main), made.loads
     # Tensor cores add up what the threads of a warp hold at a time, so that must be of one sum.
     narrow = launch.x == launch.y and launch.x in ("F8_E4M3", "F8_E5M2")
-    added = Wanted.ABS_DIFF in sums_of(launch, wanted, float64)
-    assert bool(machine.warps) == (narrow and arch >= 90 and float64 and added)
-    assert all(warp[-1] == 32 for warp in machine.warps)
+    added = Wanted.ABS_DIFF in sums_of(launch, wanted)
+    assert bool(made.warps) == (narrow and arch >= 90 and added and not launch.compensated)
+    assert all(warp[-1] == 32 for warp in made.warps)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_what_kernels_promise(machines, name):
-    require_what_kernels_promise(machines[name], *VARIANTS[name])
+def test_what_kernels_promise(made, name):
+    require_what_kernels_promise(made[name], *VARIANTS[name])
+    assert made[name].machine.spilled == 0
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_every_kernel(all_machines, name):
-    require_what_kernels_promise(all_machines[name], *EVERY[name])
+def test_every_kernel(all_made, name):
+    require_what_kernels_promise(all_made[name], *EVERY[name])
 
 
-@pytest.mark.parametrize("name", [name for name in VARIANTS if name.endswith("in float32")])
-def test_slow_float64_is_left_alone(machines, name):
+def test_what_spills_is_seen(tmp_path):
+    spilt = compiled(in_float32("F32", "F32"), 90, folder=tmp_path, registers=64)
+    assert spilt.stack > 0 and spilt.machine.spilled > 0
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize(("x", "y"), SINGLE)
+def test_what_has_no_room_in_float32_is_taken_again_without_spills(x, y, arch, tmp_path):
+    assert compiled_again(x, y, arch, tmp_path).stack == 0
+
+
+@pytest.mark.parametrize("name", [name for name in IN_FLOAT32 if "any" not in name])
+def test_slow_float64_is_left_alone(made, name):
     """Where float64 has 1/64 of the rate, the walk has none of it, and no conversions, which are as slow."""
-    fast = [op.split(".")[0] for op in machines[name].fast]
+    fast = [op.split(".")[0] for op in made[f"{name} in float32"].machine.fast]
     assert not {"DADD", "DMUL", "DFMA", "DSETP", "DMNMX", "F2F", "I2F"} & set(fast)
 
 
@@ -159,8 +169,8 @@ def test_enough_loads_are_under_way_and_have_room():
     """12 KiB of each pair or more; and 163 KiB of shared memory for all programs that registers let run (sm_80)."""
     for launch, wanted in every_kernel():
         if launch.pairs:
-            stages, step = tile_constants(launch, wanted, True, False)["STAGES"], loads_of(launch) * 16 * THREADS
-            registers = tile_options(launch, wanted, True, 80)["maxnreg"] or 128
+            stages, step = tile_constants(launch, wanted, False)["STAGES"], loads_of(launch) * VECTOR_BYTES * THREADS
+            registers = tile_options(launch, wanted, 80)["maxnreg"] or 128
             assert (stages - 1) * step >= 12 << 10
             assert stages * step * (65536 // (registers * THREADS)) <= 163 << 10
 
@@ -168,7 +178,7 @@ def test_enough_loads_are_under_way_and_have_room():
 @pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("strips", [STRIPS, 1])
 def test_the_second_step_spills_nothing(arch, strips, tmp_path):
-    assert compiled_gather(strips, arch, tmp_path).spilled == (0, 0)
+    assert compiled_gather(strips, arch, tmp_path).stack == 0
 
 
 @pytest.mark.parametrize(
@@ -180,13 +190,11 @@ def test_the_second_step_spills_nothing(arch, strips, tmp_path):
         ("F8_E4M3 pair sm_80", 24, 8),
         ("F8_E5M2 pair sm_90", 14, 4),
         ("F16 pair sm_90", 32, 18),
-        ("BF16 and F8_E4M3", 25, 10),
-        ("F32 and F8_E4M3", 37, 18),
     ],
 )
-def test_instructions_of_a_pair(machines, name, most, wide):
+def test_instructions_of_a_pair(made, name, most, wide):
     """What a Hopper GPU has time for while memory brings a pair, and of them in float64; see the kernels' docstring."""
-    machine, (launch, *_) = machines[name], VARIANTS[name]
+    machine, (launch, *_) = made[name].machine, VARIANTS[name]
     pairs = elements_of(launch) * steps_of(launch)
     assert len(machine.fast) <= most * pairs
     doubles = sum(op.split(".")[0] in ("DADD", "DMUL", "DFMA", "DSETP", "DMNMX") for op in machine.fast)
@@ -195,14 +203,13 @@ def test_instructions_of_a_pair(machines, name, most, wide):
     assert sum(op.startswith("F2F.") for op in machine.fast) <= 2 * pairs + steps_of(launch)
 
 
-@pytest.mark.parametrize(("float64", "wanted", "most"), [(True, Wanted.SQ_DIFF, 0.4), (False, Wanted.ABS_DIFF, 0.7)])
-def test_sums_that_are_not_wanted_are_taken_out_of_the_walk(machines, tmp_path, float64, wanted, most):
-    """Of pairs of float32, against all sums; of a base and four others, self sums are half of it."""
-    name = "F32 square" if float64 else "F32 star sm_89 in float32"
-    launch, arch, _ = VARIANTS[name]
-    alone = compiled(launch, arch, float64, wanted, folder=tmp_path)
-    assert alone.spilled == (0, 0)
-    assert len(alone.fast) < most * len(machines[name].fast)
+@pytest.mark.parametrize(
+    ("name", "most"), [("F32 square", 0.4), ("F32 square sm_120 in float32", 0.5)], ids=["float64", "float32"]
+)
+def test_sums_that_are_not_wanted_are_taken_out_of_the_walk(made, tmp_path, name, most):
+    alone = compiled(*VARIANTS[name], Wanted.SQ_DIFF, folder=tmp_path)
+    assert alone.stack == 0
+    assert len(alone.machine.fast) < most * len(made[name].machine.fast)
 
 
 class Hopper:
@@ -229,8 +236,9 @@ class Hopper:
         (["BF16"] * 5, list(itertools.combinations(range(5), 2))),
         (["F8_E4M3"], []),
         (["I32", "U8", "F64", "I32", "F32"], [(n, 0) for n in range(1, 5)]),
+        (["U8", "F32", "I16", "F32"], [(n, 0) for n in range(1, 4)]),
     ],
-    ids=["pair", "star", "squares", "alone", "shared"],
+    ids=["pair", "star", "squares", "alone", "wide among shared", "shared"],
 )
 def test_all_that_a_tile_launches_is_compiled_ahead(monkeypatch, codes, pairs, float64):
     """Triton is told to leave out compiling and launching; what it would have compiled it is asked for by its key."""
@@ -238,6 +246,7 @@ def test_all_that_a_tile_launches_is_compiled_ahead(monkeypatch, codes, pairs, f
     import triton
 
     from weighbridge.kernels.gpu import Tile, compile_ahead
+    from weighbridge.kernels.gpu.again import again_kernel
     from weighbridge.kernels.gpu.compensated import compensated_kernel
     from weighbridge.kernels.gpu.fused import tile_kernel
     from weighbridge.kernels.gpu.gather import gather_kernel
@@ -250,7 +259,7 @@ def test_all_that_a_tile_launches_is_compiled_ahead(monkeypatch, codes, pairs, f
     monkeypatch.setattr(
         triton.knobs.runtime, "jit_cache_hook", lambda *, key, fn, **_: asked.append((fn.name, key)) or True
     )
-    for kernel in (tile_kernel, compensated_kernel, gather_kernel):
+    for kernel in (tile_kernel, compensated_kernel, again_kernel, gather_kernel):
         monkeypatch.setattr(kernel, "device_caches", type(kernel.device_caches)(kernel.create_binder))
     pairs = np.array(pairs, np.int64).reshape(-1, 2)
     compile_ahead(codes, pairs, "cpu", float64=float64)

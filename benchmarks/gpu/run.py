@@ -10,8 +10,8 @@ Needs torch, triton, numba and safetensors, and the package itself on no path: w
 this file lies in is taken. A figure that fails is said to have failed, and the others are measured all the same. Only
 what was measured at scale 1 is recorded, as soon as it is.
 
-The tests need pytest and hypothesis, and compile some 200 kernels of 2 to 5 s each; with pytest-xdist they do so on all
-cores at once. After 5 minutes they are cut off.
+The tests need pytest and hypothesis, and compile up to 131 kernels of 1 to 6 s each; with pytest-xdist they do so on
+all cores at once. After 5 minutes they are cut off.
 """
 
 import argparse

@@ -1,12 +1,13 @@
 """The GPU backend: fused Triton kernels, launched through torch. Neither is imported before a tile is made.
 
-`cells` deals operands and pairs out to launches, `fused` has the tile kernel, `compensated` the one for GPUs slow at
-float64, `loads`, `walk`, `packed` and `closing` what they are made of, `gather` the second step; `tile` launches them.
+`cells` deals operands and pairs out to launches, `fused` has the tile kernel, `compensated` and `again` those for GPUs
+slow at float64, `loads`, `walk`, `packed` and `closing` what they are made of, `gather` the second step; `programs`
+says what each is compiled for, and `tile` launches them.
 What the machine code of the fast walk says (Triton 3.9, sm_90, a pair of operands with all sums; `python -m
 support.compiled` in tests/ prints it):
 
     dtype     instructions a pair   of them float64   conversions to float64   16-byte loads   outside of the walk
-    F32       40.5                  18                2                        0.5             949
+    F32       40.5                  18                2                        0.5             957
     BF16      23.2                  10                2                        0.25            1081
     F16       31.2                  18                2                        0.25            993
     F8_E4M3   14.6                   4                2                        0.125           741
@@ -34,22 +35,24 @@ thread has of a strip, or the 512 of a chunk of F8_E4M3:
 That is where no strip is walked twice (`fused` says when one is), and if F8_E4M3 is decoded (F2FP, one instruction for
 two elements) at the rate of conversions between narrow types, 64 a clock and multiprocessor; were it 16, as to float64,
 that would be 2.5 TB/s. An H200 has the same arithmetic and a copy rate of 4.3 TB/s: F32 and BF16 reach it, F16 comes to
-0.77 of it, F8_E4M3 to 0.86 and F8_E5M2 to 0.81 or 0.57. Of two dtypes:
-
-    dtypes              instructions a pair   issued a pair   bytes a second
-    F32 and BF16        40.4                  44.3            4.0 TB/s
-    F32 and F8_E4M3     36.2                  39.7            3.7 TB/s
-    BF16 and F8_E4M3    24.0                  28.3            3.1 TB/s
+0.77 of it, F8_E4M3 to 0.86 and F8_E5M2 to 0.81 or 0.57.
 
 Kernels that are told at run time which dtypes of a size they have (`cells`) have the decoders of all in their walk, of
 which one is issued. Compiled with no other (F8_E5M2FNUZ, BF16, I32, F64) they have
 
-    bytes               instructions a pair   issued a pair   bytes a second
-    1 and 1             35                    39              1.5 TB/s
-    2 and 2             39                    43              2.8 TB/s
-    4 and 4             58                    62              3.8 TB/s
-    8 and 8             67                    71              6.7 TB/s: memory is the limit
-    F32 and 1           49                    53              2.8 TB/s
+    bytes     instructions a pair   issued a pair   bytes a second
+    1 and 1   35                    39              1.5 TB/s
+    2 and 2   39                    43              2.8 TB/s
+    4 and 4   58                    62              3.8 TB/s
+    8 and 8   67                    71              6.7 TB/s: memory is the limit
+
+Two dtypes of two sizes are cells of two and one, which a single pair takes half of. With the decoders of all, which
+makes them look slower than they are, such a pair is issued these:
+
+    dtypes              instructions a pair   issued for one   bytes a second
+    BF16 and F32        44.9                  95               1.9 TB/s
+    F8_E4M3 and F32     72.6                  151              1.0 TB/s
+    F8_E4M3 and BF16    75.3                  156              0.6 TB/s
 
 What comes from files comes at 55 GB/s at most, so there they are as good as the others.
 
@@ -59,15 +62,15 @@ pairs of elements a second; and 8.7 of F8_E4M3, 0.5 more outside.
 An A100 has no instructions for two bfloat16 or for F8_E4M3: on sm_80 these take 28 and 23 instructions a pair, and
 F8_E5M2 28.
 
-In float32 (sm_89) a pair takes these, and what is outside of the walk about 980 and 238 in float64 and conversions (F8:
-600 and 111), each of which takes the time of 64 others. Derived, not measured, for an RTX 4090 (128 multiprocessors at
-2.52 GHz: 41.3 T instructions of a thread a second, 0.65 T in float64; memory brings 1.0 TB/s), with what float64 lets
-`fused` do there:
+In float32 (sm_89) a pair takes these, and what is outside of the walk about 1040 (F8_E4M3: 700), of which 241 (113) in
+float64 and conversions, each of which takes the time of 64 others. Derived, not measured, for an RTX 4090 (128
+multiprocessors at 2.52 GHz: 41.3 T instructions of a thread a second, 0.65 T in float64; memory brings 1.0 TB/s), with
+what float64 lets `fused` do there:
 
     dtype     instructions a pair   with what is outside   bytes a second                   ... of `fused`
-    F32       149                   211                    1.6 TB/s: memory is the limit    0.25 TB/s
-    BF16      131                   193                    0.9 TB/s                         0.21 TB/s
-    F8_E4M3    51                    81                    1.0 TB/s                         0.14 TB/s
+    F32       157                   220                    1.5 TB/s: memory is the limit    0.25 TB/s
+    BF16      136                   199                    0.8 TB/s                         0.21 TB/s
+    F8_E4M3    55                    71                    1.2 TB/s: memory is the limit    0.14 TB/s
 """
 
 from .available import available, fast_float64

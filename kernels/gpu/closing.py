@@ -108,7 +108,7 @@ def self_bound(sums, CODE: tl.constexpr):
 @triton.jit
 def joined_bound(x_most, y_most, SCALE: tl.constexpr):
     """What lanes of a compensated Σxy [A, B] may be off by, in units of 1, of operands so large [A, 1] and [1, B]."""
-    bound = tl.maximum(COMPENSATED * (STRIP * SCALE * SCALE) * x_most * y_most, TINIEST)
+    bound = tl.maximum(COMPENSATED * (STRIP * SCALE * SCALE) * (x_most * y_most), TINIEST)
     return tl.where((x_most > 0) & (y_most > 0), bound, 0.0)
 
 
@@ -163,12 +163,16 @@ def _joined(high, low, EXACT: tl.constexpr):
 
 
 @triton.jit
-def close_self(slots, column, sums, bound, EXACT: tl.constexpr, SCALE: tl.constexpr):
+def close_self(slots, column, sums, bound, sound, EXACT: tl.constexpr, SCALE: tl.constexpr):
     """The lanes of self sums added and stored, in units of 1 again.
 
-    column, bound: [A, 1] or [1, B], the bound of the lanes. EXACT: no Σx of a strip rounds.
+    column, bound, sound: [A, 1] or [1, B], the bound of the lanes, and as for `close_pairs`. EXACT: no Σx of a strip
+    rounds.
     """
     sum_abs, squares, total, low, _, _, nonfinite = sums
+    count = tl.sum(nonfinite, axis=2).to(tl.float64)
+    if sound is not None:
+        count = tl.where(sound, count, -1.0)
     high, rest, lost = _joined(total, low, EXACT)
     _store(
         slots,
@@ -179,16 +183,18 @@ def close_self(slots, column, sums, bound, EXACT: tl.constexpr, SCALE: tl.conste
         rest * SCALE,
         (bound + lost) * SCALE,
         largest_of(bits_of(ends(sums)[0])) * SCALE,
-        tl.sum(nonfinite, axis=2),
+        count,
     )
 
 
 @triton.jit
 def close_pairs(
-    slots, column, sums, x_squares, y_squares, bound,
+    slots, column, sums, x_squares, y_squares, bound, sound,
     EXACT: tl.constexpr, DERIVED: tl.constexpr, SCALE: tl.constexpr, WANTED: tl.constexpr,
 ):  # fmt: skip
     """The lanes of pair sums added and stored; column and bound are [A, B], the bound (of the lanes) in units of 1.
+
+    sound: [A, B], where all that has been summed is; the others are marked by a count of -1. None: everywhere.
 
     EXACT: no Σxy of a strip rounds. DERIVED: Σ(x-y)² is taken from it and the lanes of Σx² and Σy².
 
@@ -213,6 +219,8 @@ def close_pairs(
         most = largest_of(largest)
     if DIFFERING & WANTED:
         count = tl.sum(differing.to(tl.int32), axis=2).to(tl.float64)
+    if sound is not None:
+        count = tl.where(sound, count, -1.0)
     _store(
         slots,
         column,
@@ -230,7 +238,6 @@ def close_pairs(
 def _store(slots, column, sum_abs, squares, high, low, bound, largest, count):
     """The slots of one strip; a column below zero is nobody's."""
     at = slots + column * SLOTS
-    count = count.to(tl.float64)
     if column.numel == 1:
         store(at, sum_abs, column)
         store(at + 1, squares, column)

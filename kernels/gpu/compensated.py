@@ -10,19 +10,25 @@ A product is its rounded value and what an fma says it lacks, a difference both 
 added. Before they come to these three, 4, 8 or 16 elements that a thread has loaded are added among themselves (a
 run), as cheaply as their dtypes allow (`dtypes.kind_of_run`): in one float32 where that never rounds, or else in two,
 of which the second takes the errors of the first as they are. With u = 2**-24 and n terms a run this loses at most
-n² u² / 2 of a sum of one sign: 3e-14 of float32, 4.5e-13 of the 8-bit floats with five bits of exponent or more, and
-nothing of the others; in practice 1e-15. A square of a difference lacks at most 4 u² of itself besides.
+n² u² / 2 of a sum of one sign: 3e-14 of float32, 4.5e-13 beside bytes and of the 8-bit floats with five bits of
+exponent or more, and nothing of the others; in practice 1e-15. A square of a difference lacks at most 4 u² of itself
+besides.
 
-Σx and Σxy may cancel, so these go by runs only where a run is exact. All else that low rounds off is added up on the
-way, u times the sum of every |low|, one addition an element: the bound of the strip's sum, about 1e-18 Σ|terms|.
+Σx and Σxy may cancel, so these go by runs only where a run is exact. Each addition to low rounds off u |low| at most,
+so that a lane is right to its number of elements times u times the largest |low|, which is kept: no zero changes it, as
+there are behind the end. That is the bound of the strip's sum, about 1e-18 Σ|terms|.
 
 float32 is narrower, too. In doubt are an operand whose largest magnitude is outside of 2**-40 ... 2**56 (and not zero),
 a pair of such a one, and a pair whose largest difference is below 2**-40: there squares may overflow, or underflow may
 take more of their sum than 2**-50. What is not finite is in doubt as well. What underflow takes of Σxy its bound says.
+What is in doubt is marked, operand by operand and pair by pair, and taken by the next kernel, `again`. So the bits of
+an operand's or a pair's sums do not depend on what else the cell holds.
 
-Lanes become float64 when the strip is closed. A cell with a doubt in it is walked again, by the float64 walk with care,
-but only operands and pairs that are in doubt themselves take their sums from there, so that the bits of an operand's or
-a pair's sums do not depend on what else the cell holds.
+Nor do they depend on whether a kernel knows a dtype or no more than its size. Operands are alone in this: the kernels
+of a pair of two dtypes are all of one sort. What rounds is added in the same order and number of float32 by both, and
+what does not comes to one number in either; Σx goes by what `dtypes.held_for` says, as its bound has to be the same.
+
+Lanes become float64 when the strip is closed.
 
 Operands of dtypes that float32 does not hold are not for this kernel: their sums are float64 on every GPU.
 """
@@ -33,7 +39,8 @@ import triton
 import triton.language as tl
 
 from . import constants
-from .closing import close_pairs, close_self, joined_bound, self_bound, settled
+from .closing import close_pairs, close_self
+from .decode import may_be_tiny
 from .dtypes import (
     bits_in,
     derives_squares,
@@ -41,63 +48,66 @@ from .dtypes import (
     exact_elements,
     exact_products,
     exact_strip,
+    held_for,
     kind_of_run,
     largest_fast,
-    parts_of,
-    products_underflow,
     size_of,
+    strip_of,
 )
 from .exact import bits_of, largest_of, two_sum
-from .loads import begin_of, beside, block_of, columns_of, place, value, words
-from .walk import no_pairs, no_self, vector
+from .loads import begin_of, blocks_of, columns_of, left_of, place, turned, unpacked, value
+from .single import store
 
 __all__ = ["compensated_kernel"]
 
 THREADS = tl.constexpr(constants.THREADS)
 STRIP = tl.constexpr(constants.STRIP)
+STRIPS = tl.constexpr(constants.STRIPS)
+SLOTS = tl.constexpr(constants.SLOTS)
+LANE = tl.constexpr(constants.LANE)
 LARGEST = tl.constexpr(2.0**56)  # 512 squares of twice as much are below 2**123
 SMALLEST = tl.constexpr(2.0**-40)  # its square is 2**-80, and what 65,536 squares lose to underflow below 2**-131
 UNDERFLOW = tl.constexpr(2.0**-148)  # what a product and its error lose at most
 SIGN = tl.constexpr(-(1 << 31))
 NAN_WINS = tl.constexpr(tl.PropagateNan.ALL)
-PLAIN, TWO = tl.constexpr(1), tl.constexpr(2)  # float32 that a run takes; 3 is no run
+PLAIN, PARTS = tl.constexpr(1), tl.constexpr(2)  # float32 that a run takes; 3 is no run
 
 
 @triton.jit
 def _to_lane(sums, term):
-    """A term added to a lane's sum in three parts, and to the sum of |low|."""
-    high, middle, low, rounded, run, run_low = sums
+    """A term added to a lane's sum in three parts; the largest |low| is kept."""
+    high, middle, low, most, run, run_low = sums
     high, error = two_sum(high, term)
     middle, error = two_sum(middle, error)
     low += error
-    return high, middle, low, rounded + tl.abs(low), run, run_low
+    return high, middle, low, tl.maximum(most, tl.abs(low)), run, run_low
 
 
 @triton.jit
 def _both_to_lane(sums, term, lack):
     """A term of two parts, likewise."""
-    high, middle, low, rounded, run, run_low = sums
+    high, middle, low, most, run, run_low = sums
     high, error = two_sum(high, term)
     middle, first = two_sum(middle, error)
     middle, second = two_sum(middle, lack)
     both = first + second
     low += both
-    return high, middle, low, rounded + (tl.abs(low) + tl.abs(both)), run, run_low
+    return high, middle, low, tl.maximum(most, tl.abs(low) + tl.abs(both)), run, run_low
 
 
 @triton.jit
 def _plus(sums, term, KIND: tl.constexpr, FIRST: tl.constexpr):
     """A term added to a sum, by way of a run where its kind has one; FIRST of the run."""
     if KIND == PLAIN:
-        high, middle, low, rounded, run, run_low = sums
-        return high, middle, low, rounded, term if FIRST else run + term, run_low
-    elif KIND == TWO:
-        high, middle, low, rounded, run, run_low = sums
+        high, middle, low, most, run, run_low = sums
+        return high, middle, low, most, term if FIRST else run + term, run_low
+    elif KIND == PARTS:
+        high, middle, low, most, run, run_low = sums
         if FIRST:
-            return high, middle, low, rounded, term, tl.zeros(run.shape, tl.float32)
+            return high, middle, low, most, term, tl.zeros(run.shape, tl.float32)
         else:
             run, error = two_sum(run, term)
-            return high, middle, low, rounded, run, run_low + error
+            return high, middle, low, most, run, run_low + error
     else:
         return _to_lane(sums, term)
 
@@ -105,13 +115,13 @@ def _plus(sums, term, KIND: tl.constexpr, FIRST: tl.constexpr):
 @triton.jit
 def _plus_both(sums, term, lack, KIND: tl.constexpr, FIRST: tl.constexpr):
     """A term of two parts, likewise; no run of such is plain."""
-    if KIND == TWO:
-        high, middle, low, rounded, run, run_low = sums
+    if KIND == PARTS:
+        high, middle, low, most, run, run_low = sums
         if FIRST:
-            return high, middle, low, rounded, term, lack
+            return high, middle, low, most, term, lack
         else:
             run, error = two_sum(run, term)
-            return high, middle, low, rounded, run, run_low + (error + lack)
+            return high, middle, low, most, run, run_low + (error + lack)
     else:
         return _both_to_lane(sums, term, lack)
 
@@ -131,7 +141,7 @@ def _end_run(sums, KIND: tl.constexpr):
     """A run added to the lane's sum."""
     if KIND == PLAIN:
         return _to_lane(sums, sums[4])
-    elif KIND == TWO:
+    elif KIND == PARTS:
         return _both_to_lane(sums, sums[4], sums[5])
     else:
         return sums
@@ -151,7 +161,7 @@ def _add_self(
             squares = _end_run(squares, KIND)
     if WANTED:
         SIZE: tl.constexpr = kind_of_run(CODE, None, RUN, False)
-        TOTAL: tl.constexpr = kind_of_run(CODE, None, RUN, True)
+        TOTAL: tl.constexpr = kind_of_run(held_for(CODE), None, RUN, True)
         size = _plus(size, tl.abs(x), SIZE, K == 0)
         total = _plus(total, x, TOTAL, K == 0)
         if K == RUN - 1:
@@ -172,74 +182,79 @@ def _add_pairs(sums, x, y, CODE_X: tl.constexpr, CODE_Y: tl.constexpr, K: tl.con
         largest = tl.maximum(largest, tl.abs(d), propagate_nan=NAN_WINS)
         size = _plus(size, tl.abs(d), SIZE, K == 0)
         if not derives_squares(CODE_X, CODE_Y):
-            squares = _plus_product(squares, d, d, 48, TWO, K == 0)
+            squares = _plus_product(squares, d, d, 48, PARTS, K == 0)
     else:
         d, lack = two_sum(x, -y)
         square = d * d
-        squares = _plus_both(squares, square, tl.fma(lack, d + d, tl.fma(d, d, -square)), TWO, K == 0)
+        squares = _plus_both(squares, square, tl.fma(lack, d + d, tl.fma(d, d, -square)), PARTS, K == 0)
         lack = (lack.to(tl.int32, bitcast=True) ^ (d.to(tl.int32, bitcast=True) & SIGN)).to(tl.float32, bitcast=True)
         d = tl.abs(d)
-        size = _plus_both(size, d, lack, TWO, K == 0)
+        size = _plus_both(size, d, lack, PARTS, K == 0)
         rest = tl.where(d > largest, lack, tl.where(d == largest, tl.maximum(rest, lack), rest))
         largest = tl.maximum(largest, d, propagate_nan=NAN_WINS)
     differing += tl.where(d != 0.0, 1.0, 0.0)
     if K == RUN - 1:
         size, dot = _end_run(size, SIZE), _end_run(dot, DOT)
         if not derives_squares(CODE_X, CODE_Y):
-            squares = _end_run(squares, TWO)
+            squares = _end_run(squares, PARTS)
     return size, squares, dot, largest, rest, differing
 
 
 @triton.jit
-def _vector(
-    arena, x_at, y_at, start, part, length, xs, ys, pairs,
+def _step(
+    arena, x_at, y_at, start, length, x_dtype, y_dtype, xs, ys, pairs,
     CODE_X: tl.constexpr, SELF_X: tl.constexpr, CODE_Y: tl.constexpr, SELF_Y: tl.constexpr, PAIRS: tl.constexpr,
-    WIDTH: tl.constexpr, PARTS: tl.constexpr, MASKED: tl.constexpr,
+    WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """One of PARTS of a step of WIDTH elements a thread, as `walk.vector`."""
+    """WIDTH elements a thread, as `walk.vector`; those behind the end are 0, which changes no sum.
+
+    The lanes of a pair are those of the wider operand, for which a narrower one is `turned`. Where several of a byte
+    are beside a wider one, their own sums come first: their elements of both lanes would not have room at once.
+    """
     OWN_X: tl.constexpr = 16 // size_of(CODE_X)
     OWN_Y: tl.constexpr = 16 // size_of(CODE_Y)
+    FIRST: tl.constexpr = PAIRS and OWN_X == 16 and OWN_Y < 16
     DERIVED: tl.constexpr = PAIRS and derives_squares(CODE_X, CODE_Y)
-    COUNT: tl.constexpr = WIDTH // PARTS
     # Runs of an operand are the same whatever it is paired with.
-    RUN_X: tl.constexpr = 16 if OWN_X == 16 and not MASKED else min(COUNT, 4)
-    RUN_Y: tl.constexpr = 16 if OWN_Y == 16 and not MASKED else min(COUNT, 4)
-    for k in tl.static_range(COUNT):
-        if k % OWN_X == 0:
-            x_begin = begin_of(start, part, k, OWN_X, WIDTH, PARTS)
-            x_block = block_of(arena, x_at, x_begin, length, OWN_X, size_of(CODE_X), MASKED)
-            x_words = words(x_block)
-        x = value(x_words, x_begin, length, OWN_X, k % OWN_X, CODE_X, False, MASKED, False, "")
-        xs = _add_self(xs, x, CODE_X, SELF_X, SELF_X or DERIVED, k % RUN_X, RUN_X)
+    RUN_X: tl.constexpr = 16 if OWN_X == 16 else 4
+    RUN_Y: tl.constexpr = 16 if OWN_Y == 16 else 4
+    x_blocks = blocks_of(arena, x_at, start, length, WIDTH // OWN_X, size_of(CODE_X), True)
+    if PAIRS:
+        y_blocks = blocks_of(arena, y_at, start, length, WIDTH // OWN_Y, size_of(CODE_Y), True)
+    if FIRST:
+        x_left, x_words = left_of(start, length, OWN_X), unpacked(x_blocks[0], x_dtype, CODE_X, "")
+        for k in tl.static_range(WIDTH):
+            x = _value(x_words, x_left, k, k, CODE_X)
+            xs = _add_self(xs, x, CODE_X, SELF_X, SELF_X, k % RUN_X, RUN_X)
+    for k in tl.static_range(WIDTH):
+        if k % OWN_X == 0 and not FIRST:
+            x_left = left_of(begin_of(start, 0, k, OWN_X, WIDTH, 1), length, OWN_X)
+            x_words = unpacked(x_blocks[k // OWN_X], x_dtype, CODE_X, "")
+        if not FIRST:
+            x = _value(x_words, x_left, k % OWN_X, k % OWN_X, CODE_X)
+            xs = _add_self(xs, x, CODE_X, SELF_X, SELF_X or DERIVED, k % RUN_X, RUN_X)
         if PAIRS:
             if k % OWN_Y == 0:
-                y_begin = begin_of(start, part, k, OWN_Y, WIDTH, PARTS)
-                y_block = block_of(arena, y_at, y_begin, length, OWN_Y, size_of(CODE_Y), MASKED)
-                y_words = words(y_block)
-            y = value(y_words, y_begin, length, OWN_Y, k % OWN_Y, CODE_Y, False, MASKED, False, "")
+                y_left = left_of(begin_of(start, 0, k, OWN_Y, WIDTH, 1), length, OWN_Y)
+                y_words = unpacked(y_blocks[k // OWN_Y], y_dtype, CODE_Y, "")
+            y = _value(y_words, y_left, k % OWN_Y, k % OWN_Y, CODE_Y)
             ys = _add_self(ys, y, CODE_Y, SELF_Y, SELF_Y or DERIVED, k % RUN_Y, RUN_Y)
             if OWN_X > OWN_Y:
-                if k % (OWN_Y if MASKED else WIDTH) == 0:
-                    x_block_of_y = beside(
-                        arena, x_at, x_block, y_begin, length, OWN_Y, CODE_X, OWN_X // OWN_Y, MASKED
-                    )  # fmt: skip
-                    x_words_of_y = words(x_block_of_y)
-                x = value(
-                    x_words_of_y, y_begin, length, OWN_Y, k % (OWN_Y if MASKED else WIDTH), CODE_X,
-                    False, MASKED, False, "",
-                )  # fmt: skip
+                if k == 0:
+                    x_turned = unpacked(turned(x_blocks[0], OWN_X // OWN_Y), x_dtype, CODE_X, "")
+                x = _value(x_turned, y_left, k, k % OWN_Y, CODE_X)
             if OWN_Y > OWN_X:
-                if k % (OWN_X if MASKED else WIDTH) == 0:
-                    y_block_of_x = beside(
-                        arena, y_at, y_block, x_begin, length, OWN_X, CODE_Y, OWN_Y // OWN_X, MASKED
-                    )  # fmt: skip
-                    y_words_of_x = words(y_block_of_x)
-                y = value(
-                    y_words_of_x, x_begin, length, OWN_X, k % (OWN_X if MASKED else WIDTH), CODE_Y,
-                    False, MASKED, False, "",
-                )  # fmt: skip
-            pairs = _add_pairs(pairs, x, y, CODE_X, CODE_Y, k, COUNT)
+                if k == 0:
+                    y_turned = unpacked(turned(y_blocks[0], OWN_Y // OWN_X), y_dtype, CODE_Y, "")
+                y = _value(y_turned, x_left, k, k % OWN_X, CODE_Y)
+            pairs = _add_pairs(pairs, x, y, CODE_X, CODE_Y, k, WIDTH)
     return xs, ys, pairs
+
+
+@triton.jit
+def _value(words, left, K: tl.constexpr, AT: tl.constexpr, CODE: tl.constexpr):
+    """Element K of 16 bytes [R, C, THREADS], or 0 where it is not one of the first `left` [1, 1, THREADS] by AT."""
+    return tl.where(left > AT, value(words, 0, 0, 0, K, CODE, False, False, False, ""), 0.0)
 
 
 @triton.jit
@@ -251,12 +266,12 @@ def _none(zero):
 @triton.jit
 def _wide(sums):
     """A sum in three parts as float64 in two, and what it may be off by."""
-    high, middle, low, rounded, _, _ = sums
-    head, tail = high.to(tl.float64), middle.to(tl.float64) + low.to(tl.float64)
-    total = head + tail
-    # 1.01: `rounded` itself has been rounded 2,048 times. Where low is 0, all of tail is middle.
-    bound = tl.where(rounded > 0, 1.01 * 2.0**-24 * rounded.to(tl.float64) + 2.0**-52 * tl.abs(tail), 0.0)
-    return total, tail - (total - head), bound
+    high, middle, low, most, _, _ = sums
+    tail = middle.to(tl.float64) + low.to(tl.float64)
+    total, rest = two_sum(high.to(tl.float64), tail)
+    # Where every low was 0, all of the tail is middle.
+    bound = tl.where(most > 0, LANE * 2.0**-24 * most.to(tl.float64) + 2.0**-53 * tl.abs(tail), 0.0)
+    return total, rest, bound
 
 
 @triton.jit
@@ -267,10 +282,7 @@ def _narrow(sums):
 
 
 @triton.jit
-def _close_operands(
-    slots, column, sums,
-    CODE: tl.constexpr, WANTED: tl.constexpr,
-):  # fmt: skip
+def _close_operands(slots, column, sums, CODE: tl.constexpr, WANTED: tl.constexpr):
     """The slots of self sums filled; the largest magnitudes [A, 1] or [1, B] and whether they are sound."""
     size, squares, total, largest = sums
     bits = bits_of(largest.to(tl.float64))
@@ -278,42 +290,55 @@ def _close_operands(
     sound = (most <= min(largest_fast(CODE, False), LARGEST)) & ((most >= SMALLEST) | (most == 0))
     if WANTED:
         total, low, lost = _wide(total)
+        bound = tl.zeros(most.shape, tl.float64)
+        if not exact_elements(held_for(CODE)):
+            bound = tl.sum(lost, axis=2)
         lanes = _narrow(size), _narrow(squares), total, low, bits, bits, tl.zeros(bits.shape, tl.int32)
-        if exact_elements(CODE):
-            bound = tl.zeros(most.shape, tl.float64)
-        else:
-            bound = tl.sum(lost, axis=2) + self_bound(lanes, "F64")
-        close_self(slots, column, lanes, bound, exact_strip(CODE, None), 1.0)
+        close_self(slots, column, lanes, bound, sound, exact_strip(CODE, None), 1.0)
     return most, sound
 
 
 @triton.jit
 def _close_pairs(
-    slots, column, sums, x_squares, y_squares, x_most, y_most,
+    slots, column, sums, x_squares, y_squares, x_most, y_most, sound, tiny,
     CODE_X: tl.constexpr, CODE_Y: tl.constexpr, WANTED: tl.constexpr,
 ):  # fmt: skip
-    """The slots of pair sums [A, B, THREADS] filled; whether the differences are sound [A, B]."""
+    """The slots of pair sums [A, B, THREADS] filled; whether they are sound [A, B], as the operands are or not.
+
+    tiny: whether products may be below what float32 holds.
+    """
     size, squares, dot, largest, rest, differing = sums
     bits = bits_of(largest.to(tl.float64) + rest.to(tl.float64))
     most = largest_of(bits)
+    sound = sound & ((most >= SMALLEST) | (most == 0))
     dot, low, lost = _wide(dot)
-    if exact_products(CODE_X, CODE_Y):
-        bound = tl.zeros(most.shape, tl.float64)
-    else:
-        bound = tl.sum(lost, axis=2) + joined_bound(x_most, y_most, 1.0)
-    if products_underflow(CODE_X, CODE_Y):
-        bound += tl.where((x_most > 0) & (y_most > 0), STRIP * UNDERFLOW, 0.0)
+    bound = tl.zeros(most.shape, tl.float64)
+    if not exact_products(CODE_X, CODE_Y):
+        bound = tl.sum(lost, axis=2) + tl.where(tiny & (x_most > 0) & (y_most > 0), STRIP * UNDERFLOW, 0.0)
     lanes = _narrow(size), _narrow(squares), dot, low, bits, differing
     close_pairs(
-        slots, column, lanes, _narrow(x_squares), _narrow(y_squares), bound,
+        slots, column, lanes, _narrow(x_squares), _narrow(y_squares), bound, sound,
         exact_strip(CODE_X, CODE_Y), derives_squares(CODE_X, CODE_Y), 1.0, WANTED,
     )  # fmt: skip
-    return (most >= SMALLEST) | (most == 0)
+    return sound
 
 
-@triton.jit(do_not_specialize=["operands", "cell_count", "log2_strips", "columns"])  # a compilation takes seconds
+@triton.jit
+def _mark(slots, column, sound, length, columns):
+    """What is not sound marked in the slots of the next strip, too, where this one is two to `again`."""
+    tl.static_assert(STRIPS == 2)
+    column = tl.where(sound | (length <= STRIP), -1, column)
+    count, mark = slots + (columns + column) * SLOTS + (SLOTS - 1), tl.full(column.shape, -1.0, tl.float64)
+    if column.numel == 1:
+        store(count, mark, column)
+    else:
+        tl.store(count, mark, column >= 0)
+
+
+# A compilation takes seconds: one serves all numbers.
+@triton.jit(do_not_specialize=["operands", "cell_count", "log2_strips", "columns", "x_dtype", "y_dtype"])
 def compensated_kernel(
-    arena, items, cells, slots, operands, cell_count, log2_strips, columns,
+    arena, items, cells, slots, operands, cell_count, log2_strips, columns, x_dtype, y_dtype,
     A: tl.constexpr, B: tl.constexpr,
     CODE_X: tl.constexpr, SELF_X: tl.constexpr, CODE_Y: tl.constexpr, SELF_Y: tl.constexpr, PAIRS: tl.constexpr,
     STAGES: tl.constexpr, UNROLL: tl.constexpr, WANTED: tl.constexpr,
@@ -324,57 +349,29 @@ def compensated_kernel(
     )
     WIDTH: tl.constexpr = 16 // min(size_of(CODE_X), size_of(CODE_Y))
     STEP: tl.constexpr = THREADS * WIDTH
-    PARTS: tl.constexpr = parts_of(CODE_X, CODE_Y)
     zero = tl.zeros([A, B, THREADS], tl.float32)
     none_x, none_y = _none(tl.zeros([A, 1, THREADS], tl.float32)), _none(tl.zeros([1, B, THREADS], tl.float32))
     xs = none_x, none_x, none_x, none_x[0]
     ys = none_y, none_y, none_y, none_y[0]
     pairs = _none(zero), _none(zero), _none(zero), zero, zero, zero
-    whole = length // STEP
-    for step in tl.range(0, whole, num_stages=STAGES, loop_unroll_factor=UNROLL):
-        xs, ys, pairs = _vector(
-            arena, x_at, y_at, step * STEP, 0, length, xs, ys, pairs,
-            CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, WIDTH, 1, False,
-        )  # fmt: skip
-    for part in range(whole * PARTS, tl.cdiv(length, STEP) * PARTS):
-        xs, ys, pairs = _vector(
-            arena, x_at, y_at, part // PARTS * STEP, part % PARTS, length, xs, ys, pairs,
-            CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, WIDTH, PARTS, True,
+    for step in tl.range(0, tl.cdiv(length, STEP), num_stages=STAGES, loop_unroll_factor=UNROLL):
+        xs, ys, pairs = _step(
+            arena, x_at, y_at, step * STEP, length, x_dtype, y_dtype, xs, ys, pairs,
+            CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, WIDTH,
         )  # fmt: skip
 
     x_column, y_column, column = columns_of(cell, A, B)
+    TWO: tl.constexpr = strip_of(CODE_X, CODE_Y) > STRIP
     x_most, x_sound = _close_operands(slots, x_column, xs, CODE_X, SELF_X)
-    again = tl.min(tl.ravel(x_sound.to(tl.int32)), axis=0) == 0
+    if SELF_X and TWO:
+        _mark(slots, x_column, x_sound, length, columns)
     if PAIRS:
         y_most, y_sound = _close_operands(slots, y_column, ys, CODE_Y, SELF_Y)
+        tiny = may_be_tiny(x_dtype, CODE_X) | may_be_tiny(y_dtype, CODE_Y)
         sound = _close_pairs(
-            slots, column, pairs, xs[1], ys[1], x_most, y_most, CODE_X, CODE_Y, WANTED
+            slots, column, pairs, xs[1], ys[1], x_most, y_most, x_sound & y_sound, tiny, CODE_X, CODE_Y, WANTED
         )  # fmt: skip
-        sound = sound & x_sound & y_sound
-        again |= tl.min(tl.ravel(sound.to(tl.int32)), axis=0) == 0
-    if again:
-        x_sums, y_sums = no_self(A, 1, CODE_X, False), no_self(1, B, CODE_Y, False)
-        pair_sums = no_pairs(A, B, False, False)
-        for part in range(tl.cdiv(length, STEP) * PARTS):
-            x_sums, y_sums, pair_sums = vector(
-                arena, x_at, y_at, part // PARTS * STEP, part % PARTS, length, 0, 0,
-                x_sums, y_sums, pair_sums, CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, WIDTH, PARTS, False, False, True,
-            )  # fmt: skip
-        if SELF_X:
-            close_self(
-                slots, tl.where(x_sound, -1, x_column), x_sums, self_bound(x_sums, CODE_X),
-                exact_strip(CODE_X, None), 1.0,
-            )  # fmt: skip
-        if SELF_Y:
-            close_self(
-                slots, tl.where(y_sound, -1, y_column), y_sums, self_bound(y_sums, CODE_Y),
-                exact_strip(CODE_Y, None), 1.0,
-            )  # fmt: skip
-        if PAIRS:
-            pair_sums, bound = settled(
-                x_sums, y_sums, pair_sums, CODE_X, CODE_Y, size_of(CODE_X) != size_of(CODE_Y), 1.0
-            )  # fmt: skip
-            close_pairs(
-                slots, tl.where(sound, -1, column), pair_sums, x_sums[1], y_sums[1], bound,
-                exact_strip(CODE_X, CODE_Y), derives_squares(CODE_X, CODE_Y), 1.0, WANTED,
-            )  # fmt: skip
+        if SELF_Y and TWO:
+            _mark(slots, y_column, y_sound, length, columns)
+        if TWO:
+            _mark(slots, column, sound, length, columns)

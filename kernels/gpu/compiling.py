@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from ..cpu import functions
 from ..wanted import Wanted
 from .available import capability, fast_float64, interpreted, packs_halves
-from .cells import launches
 from .constants import STRIPS
-from .tile import keywords, on_current, options, tile_kernel
+from .programs import kernels_of, options
+from .tile import on_current
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,10 +50,8 @@ def compile_ahead(
     wide = fast_float64(place) if float64 is None else float64
     packed, arch = packs_halves(place), capability(place)
     with on_current(place):
-        for launch in launches(codes, pairs, wide):
-            counts = len(codes), len(launch.cells), 1, columns
-            kernel = tile_kernel(launch, wide)
-            how = keywords(launch, sums, wide, packed, arch)
-            kernel.warmup(arena, table, table, slots, *counts, grid=(1,), **how)
+        for kernel in kernels_of(codes, pairs, sums, wide, packed, arch):
+            counts = len(codes), len(kernel.cells), 1, columns
+            kernel.function.warmup(arena, table, table, slots, *counts, grid=(1,), **kernel.keywords)
         for strips in (STRIPS, 1):
             gather_kernel.warmup(slots, table, slots, 0, 1, columns, strips, grid=(1,), **options())

@@ -14,15 +14,16 @@ import triton
 import triton.language as tl
 
 from ..decoders import DECODERS
+from .dtypes import is_any, products_underflow
 
-__all__ = ["element", "elements", "half"]
+__all__ = ["element", "elements", "half", "may_be_tiny"]
 
 F64, I64 = tl.constexpr(DECODERS["F64"].index), tl.constexpr(DECODERS["I64"].index)
 I32 = tl.constexpr(DECODERS["I32"].index)
 F16, BF16, I16 = (tl.constexpr(DECODERS[code].index) for code in ("F16", "BF16", "I16"))
-I8, U8, BOOL, F8_E4M3, F8_E5M2, F8_E4M3FNUZ, F8_E5M2FNUZ = (
+I8, U8, BOOL, F8_E4M3, F8_E5M2, F8_E4M3FNUZ, F8_E5M2FNUZ, F8_E8M0 = (
     tl.constexpr(DECODERS[code].index)
-    for code in ("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
+    for code in ("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F8_E8M0")
 )
 
 
@@ -109,6 +110,15 @@ def elements(block, dtype, ITEMSIZE: tl.constexpr):
         values = tl.reshape(values, R, C, THREADS, 2, 2, 2, 2)
         first, second = tl.split(tl.permute(values, 0, 1, 2, 4, 5, 6, 3))
         return _eighths(first) + _eighths(second)
+
+
+@triton.jit
+def may_be_tiny(dtype, CODE: tl.constexpr):
+    """Whether products with values of a dtype that float32 holds may be below what it holds."""
+    if is_any(CODE):
+        return (dtype == BF16) | (dtype == F8_E8M0)
+    else:
+        return products_underflow(CODE)
 
 
 @triton.jit

@@ -229,9 +229,9 @@ def kind_of_run(x: str, y: str | None, length: int, cancels: bool) -> int:
 
 
 @triton.constexpr_function
-def products_underflow(x: str, y: str) -> bool:
-    """Whether products may be below what float32 holds."""
-    return max(_SPANS[x], _SPANS[y]) == _NO_SPAN
+def products_underflow(code: str) -> bool:
+    """Whether products with values of a dtype may be below what float32 holds."""
+    return _SPANS[code] == _NO_SPAN
 
 
 @triton.constexpr_function
@@ -245,9 +245,8 @@ def needs_least(x: str, y: str, pairs: bool) -> bool:
 
 @triton.constexpr_function
 def parts_of(x: str, y: str) -> int:
-    """In how many parts a step is walked that has masks: four elements, or a load of the wider dtype's, if fewer."""
-    sizes = sorted([_SIZES[x], _SIZES[y]])
-    return max(4 // sizes[0], sizes[1] // sizes[0])
+    """In how many parts a step is walked that has masks: four elements at a time, or of two sizes, one."""
+    return max(4 // _SIZES[x], 1) if _SIZES[x] == _SIZES[y] else 16 // min(_SIZES[x], _SIZES[y])
 
 
 @triton.constexpr_function

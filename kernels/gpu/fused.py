@@ -171,16 +171,16 @@ def _close(
     SCALE: tl.constexpr = scale_of(CODE_X) if SCALED else 1.0
     x_column, y_column, column = columns_of(cell, A, B)
     if SELF_X:
-        close_self(slots, x_column, xs, self_bound(xs, CODE_X), exact_strip(CODE_X, None), SCALE)
+        close_self(slots, x_column, xs, self_bound(xs, CODE_X), None, exact_strip(CODE_X, None), SCALE)
     if SELF_Y:
-        close_self(slots, y_column, ys, self_bound(ys, CODE_Y), exact_strip(CODE_Y, None), SCALE)
+        close_self(slots, y_column, ys, self_bound(ys, CODE_Y), None, exact_strip(CODE_Y, None), SCALE)
     if PAIRS:
         if FITTED:
             sums, bound = pairs[:6], tl.zeros(column.shape, tl.float64)
         else:
             sums, bound = settled(xs, ys, pairs, CODE_X, CODE_Y, size_of(CODE_X) != size_of(CODE_Y), SCALE)
         close_pairs(
-            slots, column, sums, xs[1], ys[1], bound,
+            slots, column, sums, xs[1], ys[1], bound, None,
             exact_strip(CODE_X, CODE_Y), derives_squares(CODE_X, CODE_Y), SCALE, WANTED,
         )  # fmt: skip
 

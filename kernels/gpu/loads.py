@@ -16,7 +16,22 @@ from .dtypes import is_any, scale_of, size_of, strip_of
 from .halves import halves_of
 from .single import loaded
 
-__all__ = ["begin_of", "beside", "block_of", "columns_of", "in_halves", "place", "unpacked", "value", "words"]
+__all__ = [
+    "begin_of",
+    "begins_of",
+    "beside",
+    "block_of",
+    "blocks_of",
+    "columns_of",
+    "in_halves",
+    "left_of",
+    "place",
+    "strip_at",
+    "turned",
+    "unpacked",
+    "value",
+    "words",
+]
 
 THREADS = tl.constexpr(constants.THREADS)
 STRIPS = tl.constexpr(constants.STRIPS)
@@ -35,16 +50,31 @@ def place(
     """
     program = tl.program_id(0)
     cell = cells + (program % cell_count) * (2 * (A + B) + A * B)
-    program //= cell_count
+    STRIP: tl.constexpr = strip_of(CODE_X, CODE_Y)
+    length, item, strip, slots = strip_at(items, slots, operands, columns, program // cell_count, log2_strips, STRIP)
+    x_at, y_at = begins_of(item, cell, strip, A, B, CODE_X, CODE_Y, STRIP)
+    return length, x_at, y_at, slots, cell
+
+
+@triton.jit
+def strip_at(items, slots, operands, columns, program, log2_strips, STRIP: tl.constexpr):
+    """The elements of a strip; its item; which of it, it is; its slots."""
     strip = program & ((1 << log2_strips) - 1)
     item = items + (program >> log2_strips).to(tl.int64) * (2 + operands)
-    STRIP: tl.constexpr = strip_of(CODE_X, CODE_Y)
     length = tl.maximum(tl.minimum(tl.load(item + 1) - strip * STRIP, STRIP), 0).to(tl.int32)
+    return length, item, strip, slots + (tl.load(item) * STRIPS + strip) * columns * SLOTS
+
+
+@triton.jit
+def begins_of(
+    item, cell, strip,
+    A: tl.constexpr, B: tl.constexpr, CODE_X: tl.constexpr, CODE_Y: tl.constexpr, STRIP: tl.constexpr,
+):  # fmt: skip
+    """The words at which a strip begins in the operands of a cell, [A, 1] and [1, B] int64."""
     a, b = tl.arange(0, A), tl.arange(0, B)
     x_at = loaded(item + 2 + loaded(cell + a)) * 4 + strip * (STRIP * size_of(CODE_X) // 4)
     y_at = loaded(item + 2 + loaded(cell + A + b)) * 4 + strip * (STRIP * size_of(CODE_Y) // 4)
-    slots += (tl.load(item) * STRIPS + strip) * columns * SLOTS
-    return length, x_at[:, None], y_at[None, :], slots, cell
+    return x_at[:, None], y_at[None, :]
 
 
 @triton.jit
@@ -95,6 +125,43 @@ def block_of(arena, at, begin, length, OWN: tl.constexpr, ITEMSIZE: tl.constexpr
         return block
     else:
         return tl.load(places)
+
+
+@triton.jit
+def blocks_of(arena, at, start, length, RUNS: tl.constexpr, ITEMSIZE: tl.constexpr, MASKED: tl.constexpr):
+    """A tuple of the RUNS blocks of a step, by one load of the tensor, as one takes less time to compile than several.
+
+    MASKED: 16 bytes that begin behind the end are 0, and the last ones may bring what is behind it, of the arena.
+    """
+    if RUNS == 1 and not MASKED:
+        return (block_of(arena, at, start, length, 16 // ITEMSIZE, ITEMSIZE, False),)  # a few instructions less
+    else:
+        number = tl.arange(0, RUNS * THREADS * 4)
+        word = start * ITEMSIZE // 4 + number
+        places = arena + (at[:, :, None] + word[None, None, :])
+        if MASKED:
+            first = start + number // 4 * (16 // ITEMSIZE)
+            return _cut(tl.load(places, mask=first[None, None, :] < length, other=0), RUNS)
+        else:
+            return _cut(tl.load(places), RUNS)
+
+
+@triton.jit
+def _cut(block, RUNS: tl.constexpr):
+    if RUNS == 1:
+        return (block,)
+    else:
+        R: tl.constexpr = block.shape[0]
+        C: tl.constexpr = block.shape[1]
+        first, second = tl.split(tl.permute(tl.reshape(block, R, C, 2, RUNS // 2 * THREADS * 4), 0, 1, 3, 2))
+        return _cut(first, RUNS // 2) + _cut(second, RUNS // 2)
+
+
+@triton.jit
+def left_of(begin, length, OWN: tl.constexpr):
+    """[1, 1, THREADS] int32: elements from the first of each thread's load to the end of the strip."""
+    left = length - begin - tl.arange(0, THREADS) * OWN
+    return left[None, None, :]
 
 
 @triton.jit

@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..decoders import DECODERS
 from ..device import DeviceTile
-from ..wanted import Wanted
 from .available import capability, fast_float64, packs_halves
-from .cells import Launch, launches
-from .constants import FAN, GATHER_ROWS, SLOTS, STRIPS, THREADS
+from .constants import FAN, GATHER_ROWS, SLOTS, STRIPS
 from .levels import levels
+from .programs import kernels_of, options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,173 +20,10 @@ if TYPE_CHECKING:
 
     from ..cpu import Resolve
 
-__all__ = [
-    "TASK_BYTES",
-    "Tile",
-    "dtypes_of",
-    "keywords",
-    "on_current",
-    "options",
-    "sums_of",
-    "tile_constants",
-    "tile_kernel",
-    "tile_options",
-]
+__all__ = ["TASK_BYTES", "Tile", "on_current"]
 
 TASK_BYTES = 64 << 20
 """About what one launch takes of a file: long against its cost, short against the memory of a device."""
-
-
-def is_compensated(launch: Launch, float64: bool) -> bool:
-    """Whether a launch computes in float32; what float32 does not hold is computed in float64 on every device."""
-    return not float64 and DECODERS[launch.x].wide == DECODERS[launch.y].wide == "f32"
-
-
-def formats_of(launch: Launch, float64: bool) -> tuple[str, str]:
-    """What the kernel of a launch is compiled for, of x and of y."""
-    return (launch.x, launch.y) if is_compensated(launch, float64) else launch.formats
-
-
-def dtypes_of(launch: Launch, float64: bool) -> dict[str, int]:
-    """The arguments that tell the kernel of a launch the dtypes, which it need not have been compiled for."""
-    if is_compensated(launch, float64):
-        return {}
-    return {"x_dtype": DECODERS[launch.x].index, "y_dtype": DECODERS[launch.y].index}
-
-
-def sums_of(launch: Launch, wanted: Wanted, float64: bool) -> Wanted:
-    """The sums of pairs that the kernel of a launch takes, where some are wanted: in float32 those, in float64 all.
-
-    But squares, of which all pairs are made, leave out in float64 what neither distances nor cosines need where nothing
-    else is wanted. Each set is one more kernel to compile.
-    """
-    if not launch.pairs:
-        return Wanted.PAIRS
-    if is_compensated(launch, float64):
-        return wanted & Wanted.PAIRS
-    if launch.shape == (2, 2):
-        for least in (Wanted.SQ_DIFF, Wanted.DOT):
-            sums = least.completed(wide=DECODERS[launch.x].wide == "f64") & Wanted.PAIRS
-            if not wanted & Wanted.PAIRS & ~sums:
-                return sums
-    return Wanted.PAIRS
-
-
-def tile_kernel(launch: Launch, float64: bool) -> Any:
-    """The kernel of a launch."""
-    if is_compensated(launch, float64):
-        from .compensated import compensated_kernel
-
-        return compensated_kernel
-    from .fused import tile_kernel
-
-    return tile_kernel
-
-
-def tile_constants(launch: Launch, wanted: Wanted, float64: bool, packed: bool) -> dict[str, Any]:
-    """What the kernel of a launch is compiled for."""
-    a, b = launch.shape
-    alone, compensated = a + b <= 2, is_compensated(launch, float64)
-    x, y = formats_of(launch, float64)
-    return {
-        **({} if compensated else {"PACKED": packed}),
-        "A": a,
-        "B": b,
-        "CODE_X": x,
-        "SELF_X": launch.self_x,
-        "CODE_Y": y,
-        "SELF_Y": launch.self_y,
-        "PAIRS": launch.pairs,
-        "STAGES": _stages(launch),
-        # A step of these takes 230 or 244 instructions, 11 of which two in one save; others gain less, or spill.
-        "UNROLL": 2 if alone and not compensated and launch.x == launch.y in ("F8_E4M3", "F8_E5M2") else 1,
-        "WANTED": int(sums_of(launch, wanted, float64)),
-    }
-
-
-def _stages(launch: Launch) -> int:
-    """Steps that a program has in hand: one that it computes, and those whose loads are under way, of pairs 12 KiB.
-
-    A load of all threads is 2 KiB; of operands of two sizes the wider ones take several a step. Each is compiled once
-    for every step.
-    """
-    a, b = launch.shape
-    x, y = (size // min(launch.sizes) for size in launch.sizes)  # loads a step of an operand
-    loads = a * x + b * y * launch.pairs
-    return 4 if loads <= 2 else 3 if loads < 8 else 2
-
-
-def options() -> dict[str, Any]:
-    """How kernels are compiled: a multiplication and an addition stay two, or two-sums would not be exact."""
-    return {"num_warps": THREADS // 32, "enable_fp_fusion": False}
-
-
-# Registers a thread of pairs that would spill otherwise, on some kind of GPU, by what the kernel is compiled for.
-_REGISTERS = {
-    ("F16", "F16", (4, 1)): 255,
-    ("F32", "ANY8", (1, 1)): 168,
-    ("ANY32", "ANY8", (1, 1)): 168,
-    ("ANY64", "ANY8", (1, 1)): 168,
-    ("ANY16", "ANY8", (1, 1)): 168,
-}
-
-
-def tile_options(launch: Launch, wanted: Wanted, float64: bool, arch: int) -> dict[str, Any]:
-    """How the kernel of a launch is compiled: with how many registers a thread at most, or None, as ptxas chooses.
-
-    With 128 a multiprocessor runs four programs, with 168 three, with 255 two. Of a pair four have 48 KiB on their way,
-    and 20 are enough for the 3 TB/s of an H100 with 0.8 us from asking to having.
-
-    ptxas spills a word or two when it chooses one program more, and may spill as well where it is given registers to
-    spare, since it begins more loads and conversions early then. So which numbers serve has been tried, with Triton 3.9
-    (`test_kernels_gpu_compiled`) and 3.6, for every kernel of tiles in float64 on sm_80, sm_90 and sm_100; none spills,
-    but two words of a strip under 3.6, of a base and four others of float32 on sm_100. So have those in float32 of one
-    dtype been tried there, and pairs of two on sm_90 and sm_100, with Triton 3.9. For other GPUs these stand in.
-
-    Args:
-        launch, wanted, float64: as for `sums_of`.
-        arch: of the GPU, 90 for sm_90.
-    """
-    whole = sums_of(launch, wanted, float64) == Wanted.PAIRS
-    return {**options(), "maxnreg": _registers(launch, is_compensated(launch, float64), whole, arch)}
-
-
-def _registers(launch: Launch, compensated: bool, whole: bool, arch: int) -> int | None:
-    operands = sum(launch.shape)
-    sizes = launch.sizes
-    if compensated and operands == 2:
-        return 168 if launch.pairs and arch >= 100 else 128
-    if compensated:
-        return None if arch >= 100 and launch.shape == (4, 1) and launch.x == "F16" else 255
-    if not launch.pairs:
-        return 128
-    if registers := _REGISTERS.get((*launch.formats, launch.shape)):
-        return registers
-    if operands == 2:
-        return 128
-    if min(sizes) == 1 < max(sizes) and (max(sizes) > 2 or "ANY8" in launch.formats):
-        return 255
-    if launch.x != launch.y or launch.formats[0] != launch.x:
-        return 168
-    if operands == 3:
-        return 128
-    if launch.x == "F8_E5M2" and not whole:
-        return 255
-    if not whole and arch < 90 and sizes[0] > 1:
-        return 128
-    if launch.shape == (4, 1):
-        return None
-    wide = sizes[0] > 1 and launch.x != "F16"  # those would spill with 168
-    return 168 if wide and arch >= 90 else None
-
-
-def keywords(launch: Launch, wanted: Wanted, float64: bool, packed: bool, arch: int) -> dict[str, Any]:
-    """All that the kernel of a launch is called with by name, or compiled with ahead."""
-    return {
-        **dtypes_of(launch, float64),
-        **tile_constants(launch, wanted, float64, packed),
-        **tile_options(launch, wanted, float64, arch),
-    }
 
 
 def on_current(device: torch.device) -> contextlib.AbstractContextManager[Any]:
@@ -203,7 +38,7 @@ class Tile(DeviceTile):
 
     Args:
         codes, elements, pairs: as for `cpu.tile_sums`.
-        wanted: as there. More may be taken (`sums_of`), which come back as NaN as well.
+        wanted: as there. More may be taken (`programs.sums_of`), which come back as NaN as well.
         device: a CUDA device, or its name (under Triton's interpreter: the CPU).
         held: as for `DeviceTile`.
         float64: whether sums are taken in float64, or in float32 with its rounding errors carried along (of operands
@@ -224,13 +59,9 @@ class Tile(DeviceTile):
         self.packed = packs_halves(self.device)
         self.arch = capability(self.device)
         self.wanted = self._host.wanted
-        self._launches = [
-            (
-                launch,
-                torch.from_numpy(launch.cells).to(self.device),
-                keywords(launch, self.wanted, self.float64, self.packed, self.arch),
-            )
-            for launch in launches(codes, self.pairs, self.float64)
+        self._kernels = [
+            (kernel, torch.from_numpy(kernel.cells).to(self.device))
+            for kernel in kernels_of(codes, self.pairs, self.wanted, self.float64, self.packed, self.arch)
         ]
         self._columns = len(self.decoders) + len(self.pairs)
         # Zeros: strips behind the end of a chunk are not run.
@@ -239,20 +70,18 @@ class Tile(DeviceTile):
         )
 
     def run(self, items: np.ndarray, addresses: np.ndarray, arena: torch.Tensor) -> int:
-        """Fill the slots of some items, on torch's current stream.
+        """Fill the slots of some items, on torch's current stream; of each item once, or again with the same bytes.
 
         Args:
             items: rows of `self.items` that are held, their tensors numbered as the rows of `addresses`.
             addresses: (K', N) int64, where each operand's first element lies or would lie; only the elements of `items`
                 are touched. Each item's run of each operand begins at a multiple of 16.
             arena: the (bytes,) uint8 tensor on the device in which the addresses lie. What stands behind an operand's
-                end, up to the next multiple of 4, lies in it too.
+                end, up to the next multiple of 16, lies in it too.
         Returns:
             The bytes that were taken.
         """
         import torch
-
-        from .dtypes import strip_of
 
         starts = addresses[items[:, 0]] + items[:, 1, None] * self.itemsizes - arena.data_ptr()
         assert not (starts % 16).any() and arena.data_ptr() % 16 == 0
@@ -260,9 +89,9 @@ class Tile(DeviceTile):
         words = arena[: arena.numel() // 4 * 4].view(torch.int32)
         longest = int(items[:, 2].max())
         with on_current(self.device):
-            for launch, cells, how in self._launches:
-                log2_strips = (-(-longest // strip_of(*formats_of(launch, self.float64))) - 1).bit_length()
-                tile_kernel(launch, self.float64)[((len(items) << log2_strips) * len(cells),)](
+            for kernel, cells in self._kernels:
+                log2_strips = (-(-longest // kernel.strip) - 1).bit_length()
+                kernel.function[((len(items) << log2_strips) * kernel.programs,)](
                     words,
                     table,
                     cells,
@@ -271,7 +100,7 @@ class Tile(DeviceTile):
                     len(cells),
                     log2_strips,
                     self._columns,
-                    **how,
+                    **kernel.keywords,
                 )
         return int(items[:, 2].sum() * self.itemsizes.sum())
 

@@ -23,7 +23,6 @@ from .dtypes import (
     bits_in,
     derives_squares,
     exact_products,
-    exact_strip,
     halves_in,
     needs_least,
     size_of,
@@ -31,7 +30,7 @@ from .dtypes import (
 )
 from .exact import added, bits_of
 from .halves import count_differing, larger_magnitude, magnitude_ends
-from .loads import begin_of, beside, block_of, unpacked, value
+from .loads import begin_of, beside, block_of, blocks_of, unpacked, value
 
 __all__ = [
     "no_pairs",
@@ -165,38 +164,43 @@ def vector(
 
     SCALED: in units of `scale_of` both. PACKED: the GPU has the instructions of `halves`; for the fast walk.
 
-    Of two dtypes of two sizes, lanes of pairs are those of the wider one. So are, in the fast walk, those of a narrower
-    one's self sums if they are exact, whatever the lanes: an element is decoded once then.
+    Of two dtypes of two sizes, lanes of pairs are those of the wider one, for which a narrower one is decoded anew.
     """
     OWN_X: tl.constexpr = 16 // size_of(CODE_X)
     OWN_Y: tl.constexpr = 16 // size_of(CODE_Y)
     HALVES_X: tl.constexpr = halves_in(CODE_X) if PACKED else ""
     HALVES_Y: tl.constexpr = halves_in(CODE_Y) if PACKED else ""
     UPPER: tl.constexpr = upper_differences(CODE_X, CODE_Y, PACKED)
-    TURNED_X: tl.constexpr = PAIRS and OWN_X > OWN_Y and exact_strip(CODE_X, CODE_X) and not CAREFUL
-    TURNED_Y: tl.constexpr = PAIRS and OWN_Y > OWN_X and exact_strip(CODE_Y, CODE_Y) and not CAREFUL
     LEAST: tl.constexpr = needs_least(CODE_X, CODE_Y, PAIRS)
     DERIVED: tl.constexpr = PAIRS and derives_squares(CODE_X, CODE_Y)
+    if not CAREFUL:
+        x_blocks = blocks_of(arena, x_at, start, length, WIDTH // OWN_X, size_of(CODE_X), False)
+        if PAIRS:
+            y_blocks = blocks_of(arena, y_at, start, length, WIDTH // OWN_Y, size_of(CODE_Y), False)
     run = tl.zeros(pairs[0].shape, tl.float32)
     for k in tl.static_range(WIDTH // PARTS):
         if k % OWN_X == 0:
             x_begin = begin_of(start, part, k, OWN_X, WIDTH, PARTS)
-            x_block = block_of(arena, x_at, x_begin, length, OWN_X, size_of(CODE_X), CAREFUL)
+            if CAREFUL:
+                x_block = block_of(arena, x_at, x_begin, length, OWN_X, size_of(CODE_X), True)
+            else:
+                x_block = x_blocks[k // OWN_X]
             x_words = unpacked(x_block, x_dtype, CODE_X, HALVES_X)
             xs = _add_ends(xs, x_words)
-        if not TURNED_X:
-            x = value(x_words, x_begin, length, OWN_X, k % OWN_X, CODE_X, SCALED, CAREFUL, CAREFUL, HALVES_X)
-            xs = _add_self(xs, x, bits_in(CODE_X), SELF_X, SELF_X or DERIVED, LEAST, CAREFUL)
+        x = value(x_words, x_begin, length, OWN_X, k % OWN_X, CODE_X, SCALED, CAREFUL, CAREFUL, HALVES_X)
+        xs = _add_self(xs, x, bits_in(CODE_X), SELF_X, SELF_X or DERIVED, LEAST, CAREFUL)
         if PAIRS:
             if k % OWN_Y == 0:
                 y_begin = begin_of(start, part, k, OWN_Y, WIDTH, PARTS)
-                y_block = block_of(arena, y_at, y_begin, length, OWN_Y, size_of(CODE_Y), CAREFUL)
+                if CAREFUL:
+                    y_block = block_of(arena, y_at, y_begin, length, OWN_Y, size_of(CODE_Y), True)
+                else:
+                    y_block = y_blocks[k // OWN_Y]
                 y_words = unpacked(y_block, y_dtype, CODE_Y, HALVES_Y)
                 ys = _add_ends(ys, y_words)
                 pairs = _add_differing(pairs, x_words, y_words, HALVES_X)
-            if not TURNED_Y:
-                y = value(y_words, y_begin, length, OWN_Y, k % OWN_Y, CODE_Y, SCALED, CAREFUL, CAREFUL, HALVES_Y)
-                ys = _add_self(ys, y, bits_in(CODE_Y), SELF_Y, SELF_Y or DERIVED, LEAST, CAREFUL)
+            y = value(y_words, y_begin, length, OWN_Y, k % OWN_Y, CODE_Y, SCALED, CAREFUL, CAREFUL, HALVES_Y)
+            ys = _add_self(ys, y, bits_in(CODE_Y), SELF_Y, SELF_Y or DERIVED, LEAST, CAREFUL)
             if OWN_X > OWN_Y:
                 if k % (OWN_Y if CAREFUL else WIDTH) == 0:
                     x_block_of_y = beside(
@@ -207,8 +211,6 @@ def vector(
                     x_words_of_y, y_begin, length, OWN_Y, k % (OWN_Y if CAREFUL else WIDTH), CODE_X,
                     SCALED, CAREFUL, CAREFUL, HALVES_X,
                 )  # fmt: skip
-                if TURNED_X:
-                    xs = _add_self(xs, x, bits_in(CODE_X), SELF_X, SELF_X, LEAST, CAREFUL)
             if OWN_Y > OWN_X:
                 if k % (OWN_X if CAREFUL else WIDTH) == 0:
                     y_block_of_x = beside(
@@ -219,8 +221,6 @@ def vector(
                     y_words_of_x, x_begin, length, OWN_X, k % (OWN_X if CAREFUL else WIDTH), CODE_Y,
                     SCALED, CAREFUL, CAREFUL, HALVES_Y,
                 )  # fmt: skip
-                if TURNED_Y:
-                    ys = _add_self(ys, y, bits_in(CODE_Y), SELF_Y, SELF_Y, LEAST, CAREFUL)
             pairs, run = _add_pairs(
                 pairs, run, x, y,
                 bits_in(CODE_X) + bits_in(CODE_Y), exact_products(CODE_X, CODE_Y), DERIVED, UPPER, CAREFUL,

@@ -9,6 +9,7 @@ def make_fast():
     leave_overflows_unchecked()
     keep_equal_shapes()
     remember_types()
+    remember_shapes()
 
 
 def patch_once():
@@ -83,3 +84,20 @@ def remember_types():
 
     block_type.__init__ = make_once
     interpreter._get_np_dtype = of_numpy_once
+
+
+def remember_shapes():
+    """Tensors of one shape share it, and the number of their elements."""
+    from triton.language import tensor
+
+    make, made = tensor.__init__, {}
+
+    def make_once(self, handle, type):
+        shape = tuple(type.shape) if type.is_block() else ()
+        if shape not in made:
+            make(self, handle, type)
+            made[shape] = self.shape, self.numel
+        self.handle, self.type, self.dtype = handle, type, type.scalar
+        self.shape, self.numel = made[shape]
+
+    tensor.__init__ = make_once
