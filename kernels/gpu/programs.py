@@ -109,7 +109,10 @@ _REGISTERS = {
     ("F16", "F16", (4, 1)): 255,
 }
 _REGISTERS_IN_FLOAT32 = {
+    ("F16", "F16", (1, 1)): 168,
     ("F16", "F16", (2, 2)): 255,
+    ("BF16", "BF16", (2, 2)): 255,
+    ("ANY16", "ANY16", (1, 1)): 255,
     ("ANY8", "ANY16", (2, 1)): 255,
     ("ANY8", "F32", (2, 1)): 255,
 }
@@ -122,9 +125,10 @@ def tile_options(launch: Launch, wanted: Wanted, arch: int) -> dict[str, Any]:
     and 20 are enough for the 3 TB/s of an H100 with 0.8 us from asking to having.
 
     ptxas spills a word or two when it chooses one program more, and may spill as well where it is given registers to
-    spare, since it begins more loads and conversions early then. So which numbers serve has been tried, with Triton 3.9
-    (`test_kernels_gpu_compiled`) and 3.6, for every kernel of tiles on sm_80, sm_90 and sm_100; none spills, but two
-    words of a strip under 3.6, of a base and four others of float32 on sm_100. For other GPUs these stand in.
+    spare, since it begins more loads and conversions early then. So which numbers serve has been tried for every kernel
+    of tiles on sm_80, sm_90 and sm_100. With Triton 3.9 none spills (`test_kernels_gpu_compiled`); with 3.6 two in
+    float32 do on sm_100, up to eight words: two of F32 beside bytes, and two of two bytes beside F32. For other GPUs
+    these stand in.
 
     Args:
         launch, wanted: as for `sums_of`.
