@@ -127,8 +127,8 @@ def require_what_kernels_promise(made, launch, arch, wanted=Wanted.ALL):
     # In float64, behind the fast walk comes what is left of its steps where it takes two at a time, the walk of what it
     # has no room for, and at last the walk with care, of a few elements at a time.
     assert (VECTOR_BYTES,) * (loads_of(launch) * steps_of(launch)) in made.loads
-    narrow = [loop for loop in made.loads if set(loop) != {VECTOR_BYTES}]
-    assert len(narrow) == (0 if launch.compensated else 1), made.loads
+    with_care = [loop for loop in made.loads if set(loop) != {VECTOR_BYTES}]
+    assert len(with_care) == (0 if launch.compensated else 1), made.loads
     # Tensor cores add up what the threads of a warp hold at a time, so that must be of one sum.
     narrow = launch.x == launch.y and launch.x in ("F8_E4M3", "F8_E5M2")
     added = Wanted.ABS_DIFF in sums_of(launch, wanted)

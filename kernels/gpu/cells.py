@@ -174,10 +174,13 @@ class _Plan:
     def _add(self, xs: list[int], ys: list[int], layer: dict[tuple[int, int], int] | None, a: int, b: int) -> None:
         """A cell with what the layer still has of its pairs, which are taken from it; without a layer, of operands."""
         x, y = self.codes[xs[0]], self.codes[ys[0]]
-        if a == b and (_rank(x) < _rank(y) if ANY[x] == ANY[y] else _rank(x) > _rank(y)):  # compiled in one order
+        # A pair is compiled in one order. One of two names has no kernel of its own, which would save no time, as files
+        # are slower than two pairs are: the narrower operand is held twice.
+        named_alike = ANY[x] == ANY[y]
+        if a == b and (_rank(x) < _rank(y) if named_alike else _rank(x) > _rank(y)):
             x, y, xs, ys = y, x, ys, xs
-        if ANY[x] != ANY[y]:
-            a = 2  # kernels for one pair of these would save no time: files are slower than two pairs are
+        if not named_alike:
+            a = 2
         between = np.full((a, b), -1)
         for row, i in enumerate(xs):
             for column, j in enumerate(ys):

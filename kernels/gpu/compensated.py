@@ -341,7 +341,7 @@ def compensated_kernel(
     arena, items, cells, slots, operands, cell_count, log2_strips, columns, x_dtype, y_dtype,
     A: tl.constexpr, B: tl.constexpr,
     CODE_X: tl.constexpr, SELF_X: tl.constexpr, CODE_Y: tl.constexpr, SELF_Y: tl.constexpr, PAIRS: tl.constexpr,
-    STAGES: tl.constexpr, UNROLL: tl.constexpr, WANTED: tl.constexpr,
+    STAGES: tl.constexpr, WANTED: tl.constexpr,
 ):  # fmt: skip
     """As `fused.tile_kernel`, whose arguments these are."""
     length, x_at, y_at, slots, cell = place(
@@ -354,7 +354,7 @@ def compensated_kernel(
     xs = none_x, none_x, none_x, none_x[0]
     ys = none_y, none_y, none_y, none_y[0]
     pairs = _none(zero), _none(zero), _none(zero), zero, zero, zero
-    for step in tl.range(0, tl.cdiv(length, STEP), num_stages=STAGES, loop_unroll_factor=UNROLL):
+    for step in tl.range(0, tl.cdiv(length, STEP), num_stages=STAGES):
         xs, ys, pairs = _step(
             arena, x_at, y_at, step * STEP, length, x_dtype, y_dtype, xs, ys, pairs,
             CODE_X, SELF_X, CODE_Y, SELF_Y, PAIRS, WIDTH,

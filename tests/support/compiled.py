@@ -120,7 +120,7 @@ def steps_of(launch):
     """How many steps the loop of the fast walk takes at a time."""
     from weighbridge.kernels.gpu.programs import tile_constants
 
-    return tile_constants(launch, Wanted.ALL, True)["UNROLL"]
+    return tile_constants(launch, Wanted.ALL, True).get("UNROLL", 1)
 
 
 def compiled(launch, arch, wanted=Wanted.ALL, *, folder, listed=True, registers=None):
@@ -131,25 +131,19 @@ def compiled(launch, arch, wanted=Wanted.ALL, *, folder, listed=True, registers=
         listed: whether that is disassembled, which takes 0.3 s.
         registers: how many a thread has at most, instead of what tiles choose.
     """
-    from weighbridge.kernels.gpu.programs import dtypes_of, tile_constants, tile_kernel, tile_options
+    from weighbridge.kernels.gpu.programs import keywords, tile_kernel
 
-    integers = dict.fromkeys((*COUNTS, *dtypes_of(launch)), "i32")
-    options = tile_options(launch, wanted, arch)
+    how = keywords(launch, wanted, arch >= 90, arch)
     if registers is not None:
-        options["maxnreg"] = registers
-    constants = tile_constants(launch, wanted, arch >= 90)
-    return _compiled(tile_kernel(launch), POINTERS, integers, constants, options, arch, folder, listed)
+        how["maxnreg"] = registers
+    return _compiled(tile_kernel(launch), POINTERS, COUNTS, how, arch, folder, listed)
 
 
 def compiled_again(x, y, arch, folder):
     """The kernel for what has no room in float32, of two dtypes, likewise."""
     from weighbridge.kernels.gpu.programs import again_kernel, again_keywords
 
-    how = again_keywords(launch_of(x, y))
-    constants = {name: how.pop(name) for name in ("CODE_X", "CODE_Y")}
-    integers = dict.fromkeys((*COUNTS, "x_dtype", "y_dtype"), "i32")
-    options = {name: value for name, value in how.items() if name not in integers}
-    return _compiled(again_kernel(), POINTERS, integers, constants, options, arch, folder, False)
+    return _compiled(again_kernel(), POINTERS, COUNTS, again_keywords(launch_of(x, y)), arch, folder, False)
 
 
 def compiled_gather(strips, arch, folder):
@@ -158,15 +152,20 @@ def compiled_gather(strips, arch, folder):
     from weighbridge.kernels.gpu.programs import options
 
     pointers = {"slots": "*fp64", "table": "*i64", "sums": "*fp64"}
-    integers = dict.fromkeys(("first_row", "rows", "columns"), "i32")
-    return _compiled(gather_kernel, pointers, integers, {"STRIPS": strips}, options(), arch, folder, False)
+    how = {"STRIPS": strips, **options()}
+    return _compiled(gather_kernel, pointers, ("first_row", "rows", "columns"), how, arch, folder, False)
 
 
-def _compiled(kernel, pointers, integers, constants, options, arch, folder, listed):
+def _compiled(kernel, pointers, counts, keywords, arch, folder, listed):
+    """keywords: what a launch has, of which some are the kernel's own, and others say how it is compiled."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
+    fixed = {parameter.name: parameter.is_constexpr for parameter in kernel.params}
+    constants = {name: value for name, value in keywords.items() if fixed.get(name)}
+    options = {name: value for name, value in keywords.items() if name not in fixed}
+    integers = dict.fromkeys((*counts, *(name for name in keywords if fixed.get(name) is False)), "i32")
     # What Triton makes of Python is the same for all GPUs, and takes a sixth of the time.
     known = repr((kernel.__name__, integers, constants))
     ttir = Path(folder) / f"{hashlib.sha256(known.encode()).hexdigest()}.ttir"
